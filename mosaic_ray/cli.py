@@ -1,0 +1,267 @@
+"""The command line: ``run`` (what a bare call does), ``plan``, ``verify`` and ``explain``.
+
+The options are the fields of the models in ``config.py`` and of the method, so a flag, a key of the YAML file and a
+field of the settings are one thing with one description.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+from rich.console import Console
+
+from mosaic_ray import __version__
+from mosaic_ray.config import Execution, Job, job_from, models_of
+from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.methods.mosaic import MosaicMethod
+from mosaic_ray.runtime.driver import Run, open_run, reopen, run_job, take_stock
+from mosaic_ray.runtime.engine import Engine, InProcessEngine
+
+log = logging.getLogger("mosaic_ray")
+
+METHODS: Mapping[str, type[BaseModel]] = {"mosaic-it": MosaicMethod}
+"""Every method by name; the only place that knows them all."""
+
+SECTIONS: Mapping[str, str] = {
+    "places": "Where things are",
+    "settings": "What is made (a change changes the bytes)",
+    "method": "How records are composed (a change changes the bytes)",
+    "execution": "How fast (a change changes no byte)",
+}
+OUTSIDE_TERMINAL = 120
+"""Columns to print where no terminal says how many it has."""
+
+
+class _RunByDefault(click.Group):
+    """``mosaic-ray --input ...`` is ``mosaic-ray run --input ...``."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
+
+
+class _Sectioned(click.Command):
+    """A command whose help lists its options by the model they belong to."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                rows.setdefault(getattr(parameter, "section", "Other"), []).append(record)
+        for section, records in rows.items():
+            with formatter.section(section):
+                formatter.write_dl(records)
+
+
+class _Option(click.Option):
+    """An option that knows its section."""
+
+    def __init__(self, name: str, field: FieldInfo, section: str) -> None:
+        default = "" if _missing(field.default) else f"  [default: {_written(field.default)}]"
+        super().__init__(
+            [f"--{name.replace('_', '-')}"],
+            help=f"{field.description}{default}",
+            type=_click_type(field.annotation),
+            multiple=name == "input",
+            metavar={"columns": "ROLE=COLUMN,...", "workers": "MIN:MAX"}.get(name),
+            required=False,
+        )
+        self.section = section
+
+
+def _missing(default: object) -> bool:
+    return default is PydanticUndefined or default is None or default == {}
+
+
+def _written(default: object) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
+
+
+def _click_type(annotation: Any) -> click.ParamType[Any]:
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
+    if annotation is int:
+        return click.INT
+    return click.FLOAT if annotation is float else click.STRING
+
+
+def _options(*parts: str) -> list[click.Parameter]:
+    models = models_of(MosaicMethod)
+    return [_Option(name, field, SECTIONS[part]) for part in parts for name, field in models[part].model_fields.items()]
+
+
+@click.group(cls=_RunByDefault, context_settings={"max_content_width": 100}, no_args_is_help=True)
+@click.version_option(__version__, prog_name="mosaic_ray")
+def app() -> None:
+    """Compose a better, smaller training set of an instruction corpus.
+
+    Without a command, options go to 'run': 'mosaic-ray run --help' shows them.
+    """
+
+
+def _job_command(action: Callable[[Job], None], name: str, help: str) -> None:
+    """A command that takes every option of a job, from flags and from a YAML file; flags win."""
+
+    def call(config: Path | None, **options: Any) -> None:
+        given = {key: value for key, value in options.items() if value is not None and value != ()}
+        action(job_from({**_yaml_options(config), **given}, MosaicMethod))
+
+    config = click.Option(
+        ["--config"], type=click.Path(path_type=Path), help="YAML file of the options below; flags win over it."
+    )
+    app.add_command(_Sectioned(name, callback=call, params=[config, *_options(*SECTIONS)], help=help))
+
+
+def _run(job: Job) -> None:
+    from mosaic_ray.pages import publish_pages
+    from mosaic_ray.show import show_manifest
+
+    show_manifest(run_job(job, lambda: _engine(job.execution), finish=publish_pages), _console())
+
+
+def _plan(job: Job) -> None:
+    from mosaic_ray.show import show_plan
+
+    run = open_run(job)
+    with _engine(job.execution) as engine:
+        files = take_stock(run, engine, known=[], stage=None)
+    show_plan(run, files, run.plan(files), _console())
+
+
+_job_command(_run, "run", "Compose the data set, or resume it where a run was stopped.")
+_job_command(_plan, "plan", "Say what 'run' would do: files, records, tasks, expected samples. Writes nothing.")
+
+
+def _verify(output: str, recompute: int, **options: Any) -> None:
+    from mosaic_ray.runtime.verify import verify
+
+    run, execution = _finished(output, options)
+    with _engine(execution) as engine:
+        found = verify(run, engine, recompute=recompute)
+    click.echo(
+        f"verified {run.output.uri()}: {found.parts} parts, {found.rows:,} samples, {found.tokens:,} tokens. Checksums "
+        f"and accounting hold, every sample obeys its meta-instruction, every token count is exact; {found.recomputed} "
+        "parts were rebuilt from the source and have the same bytes"
+    )
+
+
+def _explain(place: str, **options: Any) -> None:
+    from mosaic_ray.runtime.explain import explain, split_place
+    from mosaic_ray.show import show_explanation
+
+    output, part, row = split_place(place)
+    run, _ = _finished(output, options)
+    show_explanation(explain(run, part, row), _console())
+
+
+def _moved() -> list[click.Parameter]:
+    """Options of commands on a finished data set: where its source is now, and how to reach both."""
+    kept = ("input", "input_options", "output_options")
+    return [option for option in _options("places") if option.name in kept]
+
+
+app.add_command(
+    _Sectioned(
+        "verify",
+        callback=_verify,
+        help="Check a finished data set against its manifest and its source: checksums, accounting, token counts, and "
+        "that every sample obeys its meta-instruction.",
+        params=[
+            click.Argument(["output"]),
+            click.Option(["--recompute"], type=click.IntRange(min=0), default=0, metavar="K",
+                         help="Rebuild K parts, drawn at random by the seed, and compare their bytes."),
+            *_moved(),
+            *_options("execution"),
+        ],
+    )
+)  # fmt: skip
+app.add_command(
+    _Sectioned(
+        "explain",
+        callback=_explain,
+        help="Show one sample: its tiles with their source file and row, what was drawn, and its token counts. "
+        "PART:ROW is as in OUT/data/train-00000-of-00004.parquet:7, rows counted from 0.",
+        params=[click.Argument(["place"], metavar="PART:ROW"), *_moved()],
+    )
+)
+
+
+def _yaml_options(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SettingsError(f"--config {path}: {error}") from error
+    if loaded is not None and not isinstance(loaded, dict):
+        raise SettingsError(f"--config {path}: not a mapping of options to values")
+    return {str(key).replace("-", "_"): value for key, value in (loaded or {}).items()}
+
+
+def _finished(output: str, options: Mapping[str, Any]) -> tuple[Run, Execution]:
+    """A finished run opened again, and how to execute on it."""
+    given = {key: value for key, value in options.items() if value is not None and key != "input"}
+    job = job_from({"output": output, **given}, MosaicMethod)
+    storage = Storage.at(output, job.places.output_options, error=StorageError)
+    inputs: Sequence[str] = options.get("input") or ()
+    return reopen(storage, METHODS, inputs=inputs, input_options=job.places.input_options or None), job.execution
+
+
+def _engine(execution: Execution) -> Engine:
+    if execution.engine == "in-process":
+        return InProcessEngine()
+    from mosaic_ray.runtime.ray_engine import RayEngine
+
+    workers = execution.workers
+    return RayEngine(address=execution.ray_address, min_workers=workers.least, max_workers=workers.most)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=OUTSIDE_TERMINAL)
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM end the run at once, with a word on how to go on."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Interrupted(
+            f"stopped by {signal.Signals(number).name}. Finished tasks are kept; the same command goes on from there",
+            signal_number=number,
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> None:
+    """Entry point of the command ``mosaic-ray`` and of the job scripts; ends the process with a status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.INFO)
+    try:
+        with _stop_on_signals():
+            app()
+    except MosaicError as error:
+        if error.__cause__ is not None and type(error).__name__ == "TaskError":
+            click.echo(f"{error.__cause__}\n", err=True)
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,345 @@
+"""Finding the input files, and taking stock of one: its rows, its shape, and the cells it can be cut into.
+
+A file that can only be read from its start (packed, a JSON array, or Parquet with row groups much larger than a cell)
+would be read once for each of its cells. Up to MAX_REREADS cells that is what happens; a file of more cells is
+*staged*: rewritten once, while the inventory reads it, as one frame of zstd for each cell, beside the output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mosaic_ray.errors import InputError
+from mosaic_ray.io.cells import (
+    INVENTORY_SCHEMA,
+    Cell,
+    CellTable,
+    Compression,
+    FoundFile,
+    InputFile,
+    from_arrow,
+    same_content,
+    to_arrow,
+)
+from mosaic_ray.io.shapes import Shape, recognise
+from mosaic_ray.io.staging import Frames
+from mosaic_ray.io.storage import FileInfo, Storage
+from mosaic_ray.io.streams import (
+    Refusal,
+    batch_rows,
+    chunks,
+    elements,
+    json_line,
+    lines,
+    opening,
+    parquet,
+    parse,
+    sha256,
+)
+
+__all__ = [
+    "CELL_BYTES",
+    "INVENTORY_SCHEMA",
+    "MAX_REREADS",
+    "Cell",
+    "CellTable",
+    "Findings",
+    "FoundFile",
+    "InputFile",
+    "find_inputs",
+    "from_arrow",
+    "input_storage",
+    "same_content",
+    "take_inventory",
+    "to_arrow",
+]
+
+MAX_REREADS: Final = 8
+"""How often a file, or a Parquet row group, is at most read again from its start."""
+
+CELL_BYTES: Final = 1 << 20
+"""A cell is at most this long, unless it is a single record."""
+
+SAMPLE_RECORDS: Final = 100
+"""The shape of a file is decided by its first objects, this many."""
+
+_NAME: Final = re.compile(r"\.(?:(parquet)|(?:json|jsonl|ndjson)(\.gz|\.zst)?)$", re.IGNORECASE)
+_WILDCARD: Final = re.compile(r"[*?\[]")
+_COMPRESSION: Final[Mapping[str, Compression | None]] = {"": None, ".gz": "gzip", ".zst": "zstd"}
+_NO_SHAPE: Final = Shape(kind="columns", columns={})
+"""Of a file without records."""
+
+
+class Findings(NamedTuple):
+    """files: sorted by name. ignored: full addresses of what lies there and is no input."""
+
+    files: list[FoundFile]
+    ignored: list[str]
+
+
+def input_storage(uri: str, options: Mapping[str, str | bool] | None = None) -> Storage:
+    """The storage of one ``--input``: rooted at the file or directory, or before the first wildcard of a glob."""
+    fixed = _fixed_part(uri)
+    if fixed.endswith("://") and fixed != "memory://":
+        raise InputError(f"{uri}: the name of a bucket cannot be a wildcard; write it out.")
+    return Storage.at(fixed, options, error=InputError)
+
+
+def find_inputs(uris: Sequence[str], options: Mapping[str, str | bool] | None = None) -> Findings:
+    """The files under the addresses: files, directories with all below them, and globs.
+
+    Taken are .json, .jsonl, .ndjson (each also .gz or .zst) and .parquet; ignored are other names, and those with a
+    part that starts with ``.`` or ``_``. A file is named by its path below its directory or glob, or by its own name;
+    if two names are the same, every name gets the index of its ``--input`` in front.
+
+    Raises InputError for an address that is not there or under which there is nothing to read.
+    """
+    files: list[FoundFile] = []
+    ignored: list[str] = []
+    for index, uri in enumerate(uris):
+        storage = input_storage(uri, options)
+        known = len(files), len(ignored)
+        for path, info in _look_up(uri, storage):
+            name = path or storage.root.rpartition("/")[2]
+            if _NAME.search(name) and not (path and any(part[:1] in (".", "_") for part in path.split("/"))):
+                files.append(FoundFile(name, index, path, *info))
+            else:
+                ignored.append(storage.uri(path))
+        if len(files) == known[0]:
+            others = len(ignored) - known[1]
+            raise InputError(
+                f"{uri}: nothing to read was found ({others} other files are there); looked for .json, .jsonl and "
+                ".ndjson (also .gz or .zst) and .parquet, in folders whose names do not start with '.' or '_'; "
+                "correct --input."
+            )
+    if len({file.name for file in files}) < len(files):
+        files = [file._replace(name=f"{file.uri_index}/{file.name}") for file in files]
+    return Findings(sorted(files), ignored)
+
+
+def take_inventory(
+    found: FoundFile,
+    *,
+    source: Storage,
+    cell_records: int,
+    columns: Mapping[str, str] | None = None,
+    stage: Storage | None = None,
+) -> InputFile:
+    """Read one file through once, in bounded memory, and cut it into cells.
+
+    source: of the ``--input`` the file was found under (:func:`input_storage`).
+    cell_records: records a cell has at most; at least 1.
+    columns: role -> column, as the user gave it; see :func:`mosaic_ray.io.shapes.recognise`.
+    stage: the root of the output, where a file that needs it is staged; None counts the same cells and writes nothing.
+
+    Raises InputError for a file that is unreadable, damaged, not what its name says, or of no known shape.
+    """
+    match = _NAME.search(found.path or source.root)
+    if match is None:
+        raise InputError(f"{source.uri(found.path)}: the name does not say what kind of file this is; rename it.")
+    with Frames(found.name, stage) as frames:
+        if match[1]:
+            return _parquet_file(found, source, cell_records, columns, frames)
+        return _text_file(found, source, cell_records, columns, frames, _COMPRESSION[(match[2] or "").lower()])
+
+
+def _text_file(
+    found: FoundFile,
+    source: Storage,
+    cell_records: int,
+    columns: Mapping[str, str] | None,
+    frames: Frames,
+    compression: Compression | None,
+) -> InputFile:
+    where = source.uri(found.path)
+    digest = _Digest()
+    first, content, skipped = opening(chunks(source, found.path, compression, digest=digest), where)
+    array = first == b"["
+    plain = not array and compression is None
+    sample = _Sample(where, columns)
+    rows = elements(content, where, skipped=skipped) if array else lines(content, where)
+    cells: list[Cell] = []
+    row, offset = 0, skipped
+    for data, count, records in _cut(sample.watch(rows), cell_records):
+        if records:
+            if plain:
+                mark = hashlib.blake2b(data, digest_size=8).hexdigest()
+                cells.append(Cell(row=row, rows=count, records=records, offset=offset, length=len(data), digest=mark))
+            else:
+                cells.append(frames.add(data, row=row, rows=count, records=records))
+        row, offset = row + count, offset + len(data)
+    if digest.size != found.size:
+        raise InputError(
+            f"{where}: it had {found.size} bytes when it was found and {digest.size} when it was read; "
+            "let its writer finish, and start again."
+        )
+    staged = not plain and len(cells) > MAX_REREADS
+    if staged:
+        frames.publish()
+    elif not plain:
+        cells = [Cell(row=cell.row, rows=cell.rows, records=cell.records) for cell in cells]
+    return InputFile(
+        **found._asdict(),
+        format="json" if array else "jsonl",
+        compression=compression,
+        digest=digest.sha.hexdigest(),
+        shape=sample.shape,
+        rows=row,
+        records=sum(cell.records for cell in cells),
+        staged=staged,
+        cells=CellTable(cells),
+    )
+
+
+def _parquet_file(
+    found: FoundFile, source: Storage, cell_records: int, columns: Mapping[str, str] | None, frames: Frames
+) -> InputFile:
+    where = source.uri(found.path)
+    with parquet(source, found.path) as file:
+        schema = file.schema_arrow
+        total = file.metadata.num_rows
+        shape = _NO_SHAPE
+        if total:
+            shape = recognise(schema.names, [_schema_sample(schema)], mapping=columns, file=where)
+        cells = _group_cells(file.metadata, frozenset(shape.columns.values()), cell_records)
+    staged = max(Counter(cell.group for cell in cells).values(), default=0) > MAX_REREADS
+    if staged and frames.wanted:
+        cells = list(_staged_cells(cells, source, found.path, shape, frames))
+        frames.publish()
+    return InputFile(
+        **found._asdict(),
+        format="parquet",
+        compression=None,
+        digest=None if found.etag else sha256(source, found.path),
+        shape=shape,
+        rows=total,
+        records=total,
+        staged=staged,
+        cells=CellTable(cells),
+    )
+
+
+def _group_cells(metadata: pq.FileMetaData, columns: frozenset[str], cell_records: int) -> list[Cell]:
+    """Cells of even length in each row group, of at most CELL_BYTES unpacked by the footer's average."""
+    cells = []
+    start = 0
+    for group in range(metadata.num_row_groups):
+        about = metadata.row_group(group)
+        parts = [about.column(i) for i in range(about.num_columns)]
+        size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
+        at_most = max(1, min(cell_records, CELL_BYTES * about.num_rows // max(size, 1)))
+        count = -(-about.num_rows // at_most)
+        cuts = [about.num_rows * i // count for i in range(count + 1)] if count else []
+        for first, end in pairwise(cuts):
+            cells.append(Cell(row=start + first, rows=end - first, records=end - first, offset=first, group=group))
+        start += about.num_rows
+    return cells
+
+
+def _staged_cells(cells: Sequence[Cell], source: Storage, path: str, shape: Shape, frames: Frames) -> Iterator[Cell]:
+    with parquet(source, path, ahead=False) as file:
+        names = sorted(set(shape.columns.values()))
+        batches = file.iter_batches(batch_size=max(cell.rows for cell in cells), columns=names, use_threads=False)
+        held: list[bytes] = []
+        for cell in cells:
+            while len(held) < cell.rows:
+                held += map(json_line, batch_rows(next(batches)))
+            yield frames.add(b"".join(held[: cell.rows]), row=cell.row, rows=cell.rows, records=cell.records)
+            del held[: cell.rows]
+
+
+def _cut(rows: Iterable[bytes], cell_records: int) -> Iterator[tuple[bytes, int, int]]:
+    """Runs of lines that make a cell: their bytes, how many there are, how many are not blank."""
+    held: list[bytes] = []
+    size, records = 0, 0
+    for line in rows:
+        record = not line.isspace()
+        if held and (size + len(line) > CELL_BYTES or records + record > cell_records):
+            yield b"".join(held), len(held), records
+            held, size, records = [], 0, 0
+        held.append(line)
+        size += len(line)
+        records += record
+    if held:
+        yield b"".join(held), len(held), records
+
+
+class _Sample:
+    """Looks at the first objects of a file as they pass, and decides its shape as soon as there are enough."""
+
+    def __init__(self, where: str, mapping: Mapping[str, str] | None) -> None:
+        self.shape = _NO_SHAPE
+        self._where = where
+        self._mapping = mapping
+
+    def watch(self, rows: Iterator[bytes]) -> Iterator[bytes]:
+        objects: list[dict[str, Any]] = []
+        refused = ""
+        for number, line in enumerate(rows):
+            if not line.isspace():
+                row = parse(line)
+                if not isinstance(row, Refusal):
+                    objects.append(row)
+                elif not refused:
+                    refused = f"row {number}: {row.detail}"
+            yield line
+            if len(objects) == SAMPLE_RECORDS:
+                break
+        if objects:
+            columns = {name: None for row in objects for name in row}
+            self.shape = recognise(columns, objects, mapping=self._mapping, file=self._where)
+        elif refused:
+            raise InputError(
+                f"{self._where}: not one of its rows is a JSON object ({refused}); write one object a line, "
+                "or an array of objects, or leave the file out."
+            )
+        yield from rows
+
+
+class _Digest:
+    """SHA-256 and length of what passes."""
+
+    def __init__(self) -> None:
+        self.sha = hashlib.sha256()
+        self.size = 0
+
+    def update(self, data: bytes, /) -> None:
+        self.sha.update(data)
+        self.size += len(data)
+
+
+def _schema_sample(schema: pa.Schema) -> dict[str, Any]:
+    """A row as the schema has it, as far as the shape depends on it: of lists, one element with its keys."""
+    row: dict[str, Any] = {}
+    for field in schema:
+        kind = field.type
+        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            inner = kind.value_type
+            names = [inner.field(i).name for i in range(inner.num_fields)] if pa.types.is_struct(inner) else []
+            row[field.name] = [dict.fromkeys(names)]
+        else:
+            row[field.name] = ""
+    return row
+
+
+def _look_up(uri: str, storage: Storage) -> list[tuple[str, FileInfo]]:
+    pattern = uri[len(_fixed_part(uri)) :]
+    literal = not pattern or storage.exists(pattern)  # a name may hold a bracket
+    found = list(storage.listing(pattern) if literal else storage.glob(pattern))
+    if not found:
+        storage.require()
+    return found
+
+
+def _fixed_part(uri: str) -> str:
+    """All of an address without wildcards, else its folders before the first."""
+    wildcard = _WILDCARD.search(uri)
+    return uri[: uri.rfind("/", 0, wildcard.start()) + 1] if wildcard else uri

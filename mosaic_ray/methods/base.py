@@ -1,0 +1,65 @@
+"""What a method is: a pure function from the records of a task to samples.
+
+A method draws every random number from the key it is given, counts every token by the measure it is given, and does
+not know of files, clocks, environments, Ray, or how its records were chosen. The runtime holds the promises (each
+record placed once, the budget kept, the same bytes again) by checking what a method returns, not by trusting it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from mosaic_ray.records import Message, Record, Sample
+from mosaic_ray.seeding import Key
+
+
+class Measure(Protocol):
+    """The token budget and how a conversation is held against it."""
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    def count(self, messages: Sequence[Message]) -> int:
+        """Tokens of the conversation as the trainer will see it."""
+        ...
+
+    def spells_control(self, text: str) -> bool:
+        """Whether the text holds a token that steers the model, such as an end-of-turn marker."""
+        ...
+
+
+class Method(Protocol):
+    """One way to make training samples of records."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """Name, version and options, as JSON: part of the run's fingerprint.
+
+        The version is raised whenever the same draw gives other bytes.
+        """
+        ...
+
+    @property
+    def expected_tiles(self) -> float | None:
+        """Records of a sample on average, where the token budget does not decide it."""
+        ...
+
+    def compose(self, records: Sequence[Record], *, key: Key, measure: Measure) -> Iterator[Sample]:
+        """Tile the records of one epoch of one task.
+
+        Every record (plain, never whole, each fitting the budget alone) is in exactly one sample, and no sample is
+        over the budget.
+        """
+        ...
+
+    def check(self, sample: Mapping[str, Any], tiles: Sequence[Record]) -> str | None:
+        """What is wrong with a finished sample, or None.
+
+        sample: ``strategy``, ``kind``, ``params`` (parsed), ``instruction`` and ``response``.
+        tiles: its source records, in the order of ``sources``.
+        """
+        ...

@@ -1,0 +1,127 @@
+"""What is done: receipts in the output, and their sum.
+
+A ledger only grows. It keeps a few numbers for each part and folds the rest into totals, so that a driver of a
+hundred thousand tasks stays small.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+from mosaic_ray.errors import RejectShareError, StorageError, TaskError
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.records import REASONS
+from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.stats import Totals
+from mosaic_ray.runtime.task import RECEIPTS, Receipt, receipt_path
+
+_READERS: Final = 16
+_PART_FIELDS: Final = ("name", "rows", "bytes", "sha256", "content_digest")
+
+
+class Ledger:
+    """The receipts of one run.
+
+    run: the run's fingerprint; a receipt of another run is never counted.
+    """
+
+    def __init__(self, plan: Plan, *, run: str, max_reject_share: float) -> None:
+        self.run = run
+        self.done: set[int] = set()
+        self.records = self.rejected = self.whole = self.trimmed = self.escaped = 0
+        self.rejects: Counter[str] = Counter()
+        self.totals = [Totals() for _ in range(plan.epochs)]
+        self.seconds: dict[str, float] = {}
+        self.slowest: list[tuple[float, int]] = []
+        self._plan = plan
+        self._share = max_reject_share
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._rejects_parts: dict[int, dict[str, Any]] = {}
+
+    def add(self, receipt: Receipt) -> None:
+        """Count a receipt. Raises RejectShareError once more records are rejected than the whole run may have."""
+        self.done.add(receipt.task)
+        self.records += receipt.records
+        self.rejected += receipt.rejected
+        self.whole += receipt.whole
+        self.trimmed += receipt.trimmed
+        self.escaped += receipt.escaped
+        self.rejects.update(receipt.rejects)
+        for name, value in receipt.seconds.items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + value
+        self.slowest = sorted([*self.slowest, (sum(receipt.seconds.values()), receipt.task)], reverse=True)[:10]
+        for part in receipt.parts:
+            self.totals[part["epoch"]].merge(part["totals"])
+            index = self._plan.part(part["epoch"], receipt.task).number
+            tokens = {"tokens": part["totals"]["tokens"], "epoch": part["epoch"], "task": receipt.task}
+            self._parts[index] = {name: part[name] for name in _PART_FIELDS} | tokens
+        if receipt.rejects_part is not None:
+            self._rejects_parts[receipt.task] = dict(receipt.rejects_part)
+        if self.rejected > self._share * self._plan.records:
+            raise RejectShareError(self._too_many())
+
+    def resume(self, output: Storage) -> None:
+        """Count every receipt of this run whose parts are all in place."""
+        sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
+        paths = [path for path, _ in output.listing(RECEIPTS)]
+        with ThreadPoolExecutor(_READERS) as pool:
+            for data in pool.map(output.read, paths):
+                receipt = _receipt(data)
+                if receipt is not None and receipt.run == self.run and _in_place(receipt, sizes):
+                    self.add(receipt)
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        return [self._parts[index] for index in sorted(self._parts)]
+
+    @property
+    def rejects_parts(self) -> list[dict[str, Any]]:
+        return [self._rejects_parts[task] for task in sorted(self._rejects_parts)]
+
+    def accounting(self) -> dict[str, Any]:
+        """Where every record of every epoch went. Raises TaskError where that is not everywhere once."""
+        epochs = []
+        for epoch, totals in enumerate(self.totals):
+            passed = totals.strategies["pass"]
+            entry = {"composed": totals.tiles - passed, "passed": passed, "rejected": self.rejected}
+            epochs.append({"epoch": epoch, **entry, "sum": sum(entry.values())})
+        wrong = [entry for entry in epochs if entry["sum"] != self._plan.records]
+        if wrong or self.records != self._plan.records:
+            raise TaskError(
+                f"the accounting does not balance: the inventory holds {self._plan.records} records, the tasks read "
+                f"{self.records}, and epochs came out as {wrong}. Nothing was published as finished; please report it"
+            )
+        return {"records": self._plan.records, "balanced": True, "epochs": epochs}
+
+    def _too_many(self) -> str:
+        total = self._plan.records
+        reasons = ", ".join(f"{reason} {count}" for reason, count in self.rejects.most_common())
+        main = self.rejects.most_common(1)[0][0]
+        return (
+            f"{self.rejected} of {total} records ({self.rejected / total:.1%}) were rejected so far, and "
+            f"--max-reject-share {self._share} allows {int(self._share * total)}: {reasons} ({main}: {REASONS[main]}). "
+            "The files under rejects/ in the output name each; mend the input or the settings, or raise the share"
+        )
+
+
+def _receipt(data: bytes) -> Receipt | None:
+    try:
+        return Receipt.from_json(data)
+    except ValueError:
+        return None
+
+
+def _in_place(receipt: Receipt, sizes: Mapping[str, int]) -> bool:
+    entries: Iterator[Mapping[str, Any]] = iter([*receipt.parts, *filter(None, [receipt.rejects_part])])
+    return all(sizes.get(entry["name"]) == entry["bytes"] for entry in entries)
+
+
+def read_receipt(output: Storage, task: int) -> Receipt:
+    """Raises StorageError where it is damaged."""
+    try:
+        return Receipt.from_json(output.read(receipt_path(task)))
+    except ValueError as error:
+        raise StorageError(f"{output.uri(receipt_path(task))}: {error}") from error

@@ -1,0 +1,122 @@
+"""From an inventory and settings to an ordered list of tasks. Pure, and blind to workers and methods.
+
+**Mixing without a shuffle.** Corpora lie sorted by source, so a task must not be a stretch of one file. The input is
+cut into cells of at most ``task_records / CELLS_PER_TASK`` records; all cells are put into one seeded order, and each
+task takes the next few: about CELLS_PER_TASK pieces from anywhere in the corpus, which it then shuffles record by
+record. Two records of a sample come from one cell with probability 1/CELLS_PER_TASK at most, which bounds how far this
+can fall behind a perfect global shuffle.
+
+**One task, all epochs.** A task reads and counts its records once and tiles them anew for every epoch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mosaic_ray.fingerprint import fingerprint
+from mosaic_ray.io.cells import Cell, InputFile
+from mosaic_ray.seeding import Key
+
+CELLS_PER_TASK: Final = 64
+
+TASK_BYTES: Final = 256 << 20
+"""Tasks get smaller than ``task_records`` where records are so long that a task would hold more than about this."""
+
+
+def cell_records(task_records: int) -> int:
+    """The largest number of records a cell may hold."""
+    return max(1, task_records // CELLS_PER_TASK)
+
+
+class Part(NamedTuple):
+    """One output file: what task ``task`` makes in epoch ``epoch``."""
+
+    epoch: int
+    task: int
+    number: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What one task reads: for each file (an index into the inventory, ascending) its cells in row order."""
+
+    index: int
+    cells: tuple[tuple[int, tuple[Cell, ...]], ...]
+
+    @property
+    def records(self) -> int:
+        return sum(cell.records for _, cells in self.cells for cell in cells)
+
+
+class Plan:
+    """The tasks of a run, each made when asked for, so that a plan of millions of cells stays a few arrays."""
+
+    def __init__(self, files: Sequence[InputFile], *, seed: int, epochs: int, task_records: int) -> None:
+        self.files = files
+        self.epochs = epochs
+        counts = [len(file.cells) for file in files]
+        self._file = np.repeat(np.arange(len(files), dtype=np.int32), counts)
+        self._first_cell = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        records = np.concatenate([np.empty(0, np.int64), *(file.cells.records.astype(np.int64) for file in files)])
+        self.records = int(records.sum())
+        self.tasks = _task_count(files, self.records, task_records)
+        self._order = Key(seed, "plan").permutation(len(records))
+        self._bounds = _bounds(records[self._order], self.tasks)
+
+    def __len__(self) -> int:
+        return self.tasks
+
+    def task(self, index: int) -> TaskSpec:
+        chosen = np.sort(self._order[self._bounds[index] : self._bounds[index + 1]])
+        groups: list[tuple[int, tuple[Cell, ...]]] = []
+        owners = self._file[chosen]
+        for owner in np.unique(owners):
+            table = self.files[owner].cells
+            numbers = chosen[owners == owner] - self._first_cell[owner]
+            groups.append((int(owner), tuple(table[int(n)] for n in numbers)))
+        return TaskSpec(index, tuple(groups))
+
+    def __iter__(self) -> Iterator[TaskSpec]:
+        return (self.task(index) for index in range(self.tasks))
+
+    @property
+    def cells(self) -> int:
+        return len(self._order)
+
+    def parts(self, task: int) -> list[Part]:
+        return [self.part(epoch, task) for epoch in range(self.epochs)]
+
+    def part(self, epoch: int, task: int) -> Part:
+        """Parts are numbered epoch by epoch, so that reading them in order is training epoch after epoch."""
+        number = epoch * self.tasks + task
+        return Part(epoch, task, number, f"data/train-{number:05d}-of-{self.epochs * self.tasks:05d}.parquet")
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides which task reads what: what a resumed run must find unchanged."""
+        return fingerprint([self.tasks, self.epochs, self.records, _array_digest(self._order, self._bounds)])
+
+
+def _task_count(files: Sequence[InputFile], records: int, task_records: int) -> int:
+    """Enough tasks for the records and for their bytes; a compressed or Parquet file counts four times its size."""
+    size = sum(f.size * (4 if f.compression or f.format == "parquet" else 1) for f in files)
+    return max(1, -(-records // task_records), -(-size // TASK_BYTES)) if records else 0
+
+
+def _bounds(records: npt.NDArray[np.int64], tasks: int) -> npt.NDArray[np.int64]:
+    """Where each task's stretch of ordered cells starts, so that all tasks have nearly equally many records."""
+    before = np.cumsum(records) - records
+    total = max(1, int(records.sum()))
+    owner = np.minimum(before * tasks // total, max(0, tasks - 1)) if tasks else before
+    return np.searchsorted(owner, np.arange(tasks + 1), side="left").astype(np.int64)
+
+
+def _array_digest(*arrays: npt.NDArray[np.int64]) -> list[str]:
+    return [hashlib.blake2b(array.astype("<i8").tobytes(), digest_size=16).hexdigest() for array in arrays]

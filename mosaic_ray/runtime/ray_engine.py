@@ -1,0 +1,492 @@
+"""The engine on Ray: an elastic crew of actors. The only file of the package that imports ray.
+
+Each worker is an actor of its own, never restarted by Ray, with one call in flight. When one dies, its item goes back
+to the front of the queue and another actor is made. Actors that wait for a place are the demand an autoscaler sees;
+actors that have nothing left to do are ended, so that nodes can leave.
+
+The main thread never waits inside Ray: ``ray.wait`` and ``ray.get`` turn an exception raised by a signal handler into
+a ``SystemError`` (2.60). Finished calls are put into a queue instead, and the wait is Python's own.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import secrets
+import signal
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import TracebackType
+from typing import Any, Final, Generic, Self
+
+import ray
+import ray._private.ray_constants
+import ray._private.worker
+from ray import cloudpickle
+from ray.exceptions import RayError
+
+from mosaic_ray.errors import MosaicError, SettingsError, TaskError
+from mosaic_ray.runtime.engine import (
+    PASSED_ON,
+    PREPARING,
+    Failure,
+    Item,
+    Result,
+    Work,
+    Workers,
+    WorkerTraceback,
+    prepare,
+)
+
+LOSSES: Final = 5
+"""How many workers in a row an item may lose, losses of whole nodes not counted."""
+
+IDLE_SECONDS: Final = 10.0
+"""How long a worker beyond the minimum may have nothing to do. The next map often begins within seconds."""
+
+WARN_SECONDS: Final = 30.0
+"""How often a map that has no worker says so."""
+
+_POLL_SECONDS: Final = 1.0
+_CONNECT_SECONDS: Final = 10.0
+_OBJECT_STORE_BYTES: Final = 128 << 20
+"""Of a private Ray. The default is 30% of the memory, and nothing but small results passes through the store."""
+
+_log = logging.getLogger("mosaic_ray")
+_pickled: Callable[[Any], bytes] = cloudpickle.dumps
+_resources: Callable[[], dict[str, float]] = ray.cluster_resources
+_free_resources: Callable[[], dict[str, float]] = ray.available_resources
+_nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+
+
+class Worker:
+    """The actor: a shell that holds the work of the current map. Only bytes and failures cross its border."""
+
+    def __init__(self, threads: int) -> None:
+        # Before the work, and with it any library, is loaded: each of them would take all cores of the node.
+        os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+        self._work: Any = None
+
+    def begin(self, work: bytes) -> str | Failure:
+        """Load and prepare the work of a map; the id of this worker's node when it is ready."""
+        self._work = None
+        try:
+            self._work = pickle.loads(work)
+            prepare(self._work)
+        except PASSED_ON:
+            raise
+        except BaseException as error:
+            return Failure.of(error)
+        return str(ray.get_runtime_context().get_node_id())
+
+    def run(self, item: bytes) -> bytes | Failure:
+        """The pickled result of one pickled item."""
+        try:
+            return _pickled(self._work(pickle.loads(item)))
+        except PASSED_ON:
+            raise
+        except BaseException as error:
+            return Failure.of(error)
+
+
+@dataclass(slots=True, eq=False)
+class _Errand(Generic[Item]):
+    """An item on its way: with how many workers it has lost."""
+
+    item: Item
+    losses: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Seat:
+    """The driver's side of one worker. ``errand`` is None while it starts and while it is idle."""
+
+    actor: Any
+    call: Future[Any] | None = None
+    errand: _Errand[Any] | None = None
+    node: str | None = None
+    idle_since: float = 0.0
+
+
+@dataclass(slots=True)
+class _Crew:
+    """All workers there are, each in one of three places, and how many there may be.
+
+    make: asks Ray for another actor; None outside the engine's ``with`` block.
+    """
+
+    least: int
+    cpus: float
+    most: int = 0
+    make: Callable[[], Any] | None = None
+    starting: list[_Seat] = field(default_factory=list)
+    idle: list[_Seat] = field(default_factory=list)
+    busy: set[_Seat] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.starting) + len(self.idle) + len(self.busy)
+
+    def hire(self) -> _Seat:
+        assert self.make is not None
+        return _Seat(self.make())
+
+    def dismiss(self, seat: _Seat) -> None:
+        """End a worker wherever it is; what it has in hand is dropped."""
+        if seat in self.starting:
+            self.starting.remove(seat)
+        elif seat in self.idle:
+            self.idle.remove(seat)
+        else:
+            self.busy.discard(seat)
+        seat.call = None
+        if ray.is_initialized():
+            ray.kill(seat.actor)
+
+    def dismiss_all(self) -> None:
+        for seat in [*self.starting, *self.idle, *self.busy]:
+            self.dismiss(seat)
+
+
+class RayEngine:
+    """Runs work on the actors of a Ray cluster.
+
+    address: ``host:port`` of a cluster to join, or ``auto``; without it the environment's ``RAY_ADDRESS``, which Ray
+        sets for submitted jobs; without either (or with ``local``) a private Ray on this machine, which listens on
+        127.0.0.1 only and ends with the engine. A process that has already joined a cluster stays in that one.
+    min_workers: this many workers are kept when there is less to do than they could.
+    max_workers: never more than this many; None for what the CPUs of the cluster allow when the engine starts. A
+        private Ray places as many as asked, even when the machine has fewer CPUs.
+    cpus_per_worker: what a worker reserves. Its libraries use that many threads, rounded down, at least one.
+
+    Raises SettingsError if there is no such cluster or it refuses this process, and for impossible numbers.
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        min_workers: int = 1,
+        max_workers: int | None = None,
+        cpus_per_worker: float = 1,
+    ) -> None:
+        if cpus_per_worker <= 0:
+            raise SettingsError(f"cpus_per_worker is {cpus_per_worker:g}; it must be above 0")
+        if max_workers is not None and max_workers < max(1, min_workers):
+            raise SettingsError(f"max_workers is {max_workers}; it must be at least {max(1, min_workers)}")
+        self._address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self._asked = max_workers
+        self._crew = _Crew(least=min_workers, cpus=cpus_per_worker)
+        self._undo = ExitStack()
+        self._mapping = False
+
+    def __enter__(self) -> Self:
+        with ExitStack() as undo:
+            if not ray.is_initialized():
+                undo.callback(ray.shutdown, wait_for_processes=True)
+                # Ray prints its own account of every lost worker on standard output; the engine logs it.
+                undo.enter_context(_set(ray._private.worker, "_worker_logs_enabled", False))
+                with _callers_sigterm():
+                    if self._address == "local":
+                        self._start()
+                    else:
+                        self._join()
+            room = int(_resources().get("CPU", 0) / self._crew.cpus)
+            self._crew.most = self._asked or max(1, self._crew.least, room)
+            self._crew.make = partial(
+                ray.remote(num_cpus=self._crew.cpus, max_restarts=0, max_task_retries=0)(Worker).remote,
+                max(1, int(self._crew.cpus)),
+            )
+            self._undo = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None:
+        with self._undo:
+            self._crew.dismiss_all()
+            self._crew.make = None
+
+    @property
+    def workers(self) -> Workers:
+        crew = self._crew
+        return Workers(busy=len(crew.busy), alive=len(crew.busy) + len(crew.idle), pending=len(crew.starting))
+
+    def map(
+        self, work: Work[Item, Result], items: Iterable[Item], *, describe: Callable[[Item], str]
+    ) -> Iterator[tuple[Item, Result]]:
+        """See :meth:`mosaic_ray.runtime.engine.Engine.map`."""
+        if self._mapping:
+            raise RuntimeError("one map at a time: finish or close the earlier one first")
+        if self._crew.make is None:
+            raise RuntimeError("a RayEngine maps inside its with block only")
+        self._mapping = True
+        try:
+            yield from _Round(self._crew, work, items, describe).results()
+        except BaseException:
+            self._crew.dismiss_all()
+            raise
+        finally:
+            self._mapping = False
+
+    def _start(self) -> None:
+        """A private Ray on 127.0.0.1."""
+        cpus = None if self._asked is None else math.ceil(self._asked * self._crew.cpus)
+        if not _has_token():
+            # Ray would write a token into the home directory, and every cluster started later would then ask for it.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.
+        with _set(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=cpus,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
+            except MosaicError:
+                raise
+            except Exception as error:
+                raise SettingsError(
+                    f"a private Ray cannot be started on this machine: {error}. Is there space in /tmp and /dev/shm?"
+                ) from error
+        present = _resources().get("CPU", 0)
+        if present < self._crew.cpus:
+            raise SettingsError(f"cpus_per_worker is {self._crew.cpus:g}; this machine has {present:g} CPUs")
+
+    def _join(self) -> None:
+        """The cluster at the address."""
+        address = self._address
+        if address != "auto":
+            _probe(address)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except MosaicError:
+            raise
+        except Exception as error:
+            raise SettingsError(
+                f"cannot join the Ray cluster at {address}: {str(error).strip()}. "
+                f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here, and "
+                f"{'a' if _has_token() else 'no'} token was found. If the cluster asks for tokens, set "
+                "RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token; else compare the "
+                "versions of Ray, and see that this is the port of the head (6379 by default)"
+            ) from error
+
+
+class _Round(Generic[Item, Result]):
+    """One map."""
+
+    def __init__(
+        self, crew: _Crew, work: Work[Item, Result], items: Iterable[Item], describe: Callable[[Item], str]
+    ) -> None:
+        self._crew = crew
+        self._describe = describe
+        self._work = ray.put(_pickled(work))
+        self._items: Iterator[Item] | None = iter(items)
+        self._todo: deque[_Errand[Item]] = deque()
+        self._events: SimpleQueue[tuple[_Seat, Future[Any]]] = SimpleQueue()
+        self._false_starts = 0
+        self._last_ready = time.monotonic()
+
+    def results(self) -> Iterator[tuple[Item, Result]]:
+        crew = self._crew
+        waiting, crew.idle = crew.idle, []
+        for seat in waiting:
+            self._begin(seat)
+        done: tuple[Item, Result] | None = None
+        while True:
+            self._take_in()
+            while self._todo and crew.idle:
+                self._hand_over(crew.idle.pop(), self._todo.popleft())
+            self._resize()
+            if done is not None:
+                # Only now, so that the workers are not idle while the caller deals with it.
+                yield done
+                done = None
+            elif self._outstanding:
+                self._warn_if_alone()
+                done = self._next_event()
+            else:
+                break
+        for seat in list(crew.starting):
+            crew.dismiss(seat)
+
+    @property
+    def _outstanding(self) -> int:
+        return len(self._todo) + len(self._crew.busy)
+
+    def _take_in(self) -> None:
+        while self._items is not None and self._outstanding < self._crew.most:
+            try:
+                self._todo.append(_Errand(next(self._items)))
+            except StopIteration:
+                self._items = None
+
+    def _resize(self) -> None:
+        crew, now = self._crew, time.monotonic()
+        while len(crew) < min(crew.most, self._outstanding):
+            self._begin(crew.hire())
+        spare = len(crew) - max(crew.least, self._outstanding)
+        if spare > 0:
+            rested = [seat for seat in crew.idle if now - seat.idle_since > IDLE_SECONDS]
+            for seat in [*reversed(crew.starting), *rested][:spare]:
+                crew.dismiss(seat)
+
+    def _begin(self, seat: _Seat) -> None:
+        self._crew.starting.append(seat)
+        self._watch(seat, seat.actor.begin.remote(self._work))
+
+    def _hand_over(self, seat: _Seat, errand: _Errand[Item]) -> None:
+        seat.errand = errand
+        self._crew.busy.add(seat)
+        self._watch(seat, seat.actor.run.remote(_pickled(errand.item)))
+
+    def _watch(self, seat: _Seat, reference: Any) -> None:
+        seat.call = call = reference.future()
+        events = self._events
+        call.add_done_callback(lambda call: events.put((seat, call)))
+
+    def _next_event(self) -> tuple[Item, Result] | None:
+        """Wait a moment for a call to end, and deal with it; the item and its result if it brought one."""
+        try:
+            seat, call = self._events.get(timeout=_POLL_SECONDS)
+        except Empty:
+            return None
+        if seat.call is not call:  # dismissed in the meantime
+            return None
+        errand = seat.errand
+        try:
+            outcome = call.result()
+        except RayError as error:
+            self._lost(seat, str(error))
+            return None
+        what = PREPARING if errand is None else self._describe(errand.item)
+        if isinstance(outcome, Failure):
+            raise outcome.error(what) from WorkerTraceback(outcome.trace)
+        seat.call = seat.errand = None
+        seat.idle_since = time.monotonic()
+        self._crew.idle.append(seat)
+        if errand is None:
+            self._crew.starting.remove(seat)
+            self._false_starts = 0
+            seat.node = outcome
+            return None
+        self._crew.busy.remove(seat)
+        try:
+            return errand.item, pickle.loads(outcome)
+        except Exception as error:
+            raise Failure.of(error).error(f"reading the result of {what}") from error
+
+    def _lost(self, seat: _Seat, reason: str) -> None:
+        """Take the item back from a worker that is gone, or give up."""
+        errand = seat.errand
+        self._crew.dismiss(seat)
+        reason = " ".join(reason.split())
+        if errand is None:
+            self._false_starts += 1
+            limit = self._crew.most + LOSSES
+            if self._false_starts > limit:
+                raise TaskError(
+                    f"{self._false_starts} workers in a row were lost before they were ready (the limit is {limit}). "
+                    "Is the package installed on every node, and is there memory to load the tokenizer? The worker's "
+                    f"log in Ray's session directory says more. Ray says: {reason}"
+                )
+            _log.warning("a worker was lost before it was ready: %s", reason)
+            return
+        what = self._describe(errand.item)
+        node_lost = not any(node["NodeID"] == seat.node and node["Alive"] for node in _nodes())
+        if not node_lost:
+            errand.losses += 1
+        if errand.losses > LOSSES:
+            raise TaskError(
+                f"{what} lost its worker {errand.losses} times in a row (the limit is {LOSSES}). Most likely the "
+                "process ran out of memory: run fewer workers per node, or give each more memory or smaller tasks. "
+                f"The worker's log in Ray's session directory says more. Ray says: {reason}"
+            )
+        self._todo.appendleft(errand)
+        gone = "node" if node_lost else "worker"
+        _log.warning(
+            "%s lost its %s and is done again (%d of %d losses): %s", what, gone, errand.losses, LOSSES, reason
+        )
+
+    def _warn_if_alone(self) -> None:
+        now = time.monotonic()
+        if self._crew.idle or self._crew.busy:
+            self._last_ready = now
+        elif now - self._last_ready >= WARN_SECONDS:
+            self._last_ready = now
+            _log.warning(
+                "no worker has been ready for %g s: %d workers of %g CPU are asked for; the cluster has %g CPU, %g of "
+                "them free. Free or add nodes, or ask for fewer CPUs per worker",
+                WARN_SECONDS,
+                len(self._crew.starting),
+                self._crew.cpus,
+                _resources().get("CPU", 0),
+                _free_resources().get("CPU", 0),
+            )
+
+
+def _has_token() -> bool:
+    return bool(
+        os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+        or (Path.home() / ".ray" / "auth_token").exists()
+    )
+
+
+def _probe(address: str) -> None:
+    """Knock at the head's port. Ray itself would try an address where nothing listens for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "://" in host:
+        raise SettingsError(
+            f"{address!r} is not an address to join a Ray cluster at: give host:port of its head, auto or local. "
+            "(http:// is for `ray job submit`; ray:// is not supported)"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        raise SettingsError(
+            f"nothing answers at {address}, the address of the Ray cluster: {error}. Start the cluster "
+            "(`ray start --head`), correct the address or RAY_ADDRESS, or leave both out for a private Ray"
+        ) from error
+
+
+@contextmanager
+def _callers_sigterm() -> Iterator[None]:
+    """Keep the caller's handler of SIGTERM: ``ray.init`` puts its own in place, and leaves it there."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
+@contextmanager
+def _set(module: Any, name: str, value: Any) -> Iterator[None]:
+    """A module's setting that has no public way, changed for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

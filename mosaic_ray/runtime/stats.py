@@ -1,0 +1,81 @@
+"""Counts that add up: of a part, of a task, of a run.
+
+All of them are sums over samples, so the order in which tasks finish cannot change a total.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mosaic_ray.records import Record, Sample
+
+TOKEN_BUCKET = 64
+"""Width of a bucket in the histogram of tokens per sample."""
+
+
+@dataclass(slots=True)
+class Totals:
+    """What came out: over samples and, by strategy, kind and number of tiles.
+
+    strategies, kinds (``strategy/kind``), wordings (``family/number``) and tiles: number of samples of each.
+    tile_tokens: tokens of the records rendered alone, summed over samples: what training on the records costs.
+    token_histogram: number of samples in each bucket of TOKEN_BUCKET tokens, keyed by the bucket's lower edge.
+    several, mixed: samples of two records and more; those of them that hold records of more than one file.
+    """
+
+    samples: int = 0
+    tiles: int = 0
+    tokens: int = 0
+    tile_tokens: int = 0
+    longest: int = 0
+    several: int = 0
+    mixed: int = 0
+    strategies: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
+    tile_counts: Counter[str] = field(default_factory=Counter)
+    token_histogram: Counter[str] = field(default_factory=Counter)
+
+    def add(self, sample: Sample, records: Iterable[Record]) -> None:
+        tiles = len(sample.sources)
+        self.samples += 1
+        self.tiles += tiles
+        self.tokens += sample.token_count
+        self.tile_tokens += sum(record.tokens for record in records)
+        self.longest = max(self.longest, sample.token_count)
+        self.several += tiles > 1
+        self.mixed += tiles > 1 and len({source.file for source in sample.sources}) > 1
+        self.strategies[sample.strategy] += 1
+        if sample.kind is not None:
+            self.kinds[f"{sample.strategy}/{sample.kind}"] += 1
+        self.tile_counts[str(tiles)] += 1
+        self.token_histogram[str(sample.token_count // TOKEN_BUCKET * TOKEN_BUCKET)] += 1
+
+    def merge(self, other: Mapping[str, Any]) -> None:
+        """Add what :meth:`to_dict` gave of another."""
+        for name in ("samples", "tiles", "tokens", "tile_tokens", "several", "mixed"):
+            setattr(self, name, getattr(self, name) + other[name])
+        self.longest = max(self.longest, other["longest"])
+        for name in ("strategies", "kinds", "tile_counts", "token_histogram"):
+            getattr(self, name).update(other[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "samples": self.samples,
+            "tiles": self.tiles,
+            "tokens": self.tokens,
+            "tile_tokens": self.tile_tokens,
+            "longest": self.longest,
+            "several": self.several,
+            "mixed": self.mixed,
+            "strategies": dict(sorted(self.strategies.items())),
+            "kinds": dict(sorted(self.kinds.items())),
+            "tile_counts": _by_number(self.tile_counts),
+            "token_histogram": _by_number(self.token_histogram),
+        }
+
+
+def _by_number(counts: Counter[str]) -> dict[str, int]:
+    return {key: counts[key] for key in sorted(counts, key=int)}

@@ -1,0 +1,379 @@
+"""One task: from cells of the input to finished parts and a receipt.
+
+Plain Python and a pure function of its description and the input's bytes; an engine's worker is a shell around it. It
+knows no method by name. What a method returns is checked here, sample by sample, before anything is published.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import orjson
+
+from mosaic_ray.config import Overlong, Settings
+from mosaic_ray.errors import InputError, TaskError
+from mosaic_ray.fingerprint import canonical_json
+from mosaic_ray.io.cells import Cell, CellTable, InputFile
+from mosaic_ray.io.readers import read_cells, read_rows
+from mosaic_ray.io.shapes import to_record
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.io.writers import Part as ParquetPart
+from mosaic_ray.io.writers import to_parquet
+from mosaic_ray.methods.base import Method
+from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Sample, Source
+from mosaic_ray.runtime.plan import Part, Plan, TaskSpec
+from mosaic_ray.runtime.stats import Totals
+from mosaic_ray.seeding import Key
+from mosaic_ray.tokens import TokenCounter, TokenizerSpec
+from mosaic_ray.views import REJECT_SCHEMA, ViewSchema
+
+COUNT_BATCH = 512
+"""Conversations encoded in one call: enough to pay for the call, few enough to hold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskItem:
+    """A task as a worker gets it: its cells, each with its file, and the parts it makes."""
+
+    index: int
+    cells: tuple[tuple[InputFile, tuple[Cell, ...]], ...]
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        names = [f"{file.name} rows {_ranges(cells)}" for file, cells in self.cells[:3]]
+        more = f" and {len(self.cells) - 3} files more" if len(self.cells) > 3 else ""
+        return f"task {self.index} ({', '.join(names)}{more})"
+
+
+def task_item(plan: Plan, spec: TaskSpec) -> TaskItem:
+    """The description of a task; files travel without their tables of cells."""
+    return TaskItem(
+        index=spec.index,
+        cells=tuple((replace(plan.files[n], cells=CellTable()), cells) for n, cells in spec.cells),
+        parts=tuple(plan.parts(spec.index)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a task did; once it is in place the task is done and never runs again.
+
+    run: fingerprint of the run that the task belongs to.
+    inputs: file name, first row and end row (exclusive) of every stretch it read.
+    records: usable and rejected; ``whole`` were passed through, ``trimmed`` cut to their first turn, ``escaped`` had
+        control tokens disarmed or taken out.
+    rejects: number by reason.
+    parts: one a epoch: name, rows, tokens, bytes, sha256, content_digest, and the :class:`Totals` of it.
+    rejects_part: the same of the file of rejects, or None where there are none.
+    seconds: of reading and counting, composing, writing.
+    """
+
+    task: int
+    run: str
+    inputs: list[tuple[str, int, int]]
+    records: int
+    whole: int
+    trimmed: int
+    escaped: int
+    rejects: dict[str, int]
+    parts: list[dict[str, Any]]
+    rejects_part: dict[str, Any] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.rejects.values())
+
+    def to_json(self) -> bytes:
+        return canonical_json(asdict(self)).encode("utf-8")
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Receipt:
+        """Raises ValueError where the bytes are not a receipt."""
+        try:
+            return cls(**orjson.loads(data))
+        except (orjson.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"not a receipt: {error}") from error
+
+
+RECEIPTS: Final = "_mosaic/receipts"
+
+
+def receipt_path(task: int) -> str:
+    return f"{RECEIPTS}/task-{task:05d}.json"
+
+
+def rejects_path(task: int) -> str:
+    return f"rejects/task-{task:05d}.parquet"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """The records of a task: plain ones to compose, whole ones to pass through, and what cannot be used."""
+
+    plain: list[Record] = field(default_factory=list)
+    whole: list[Record] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+    trimmed: int = 0
+    escaped: int = 0
+
+    @property
+    def by_source(self) -> dict[Source, Record]:
+        return {record.source: record for record in (*self.plain, *self.whole)}
+
+
+@dataclass(kw_only=True)
+class TaskWork:
+    """Runs tasks; one a worker, which keeps the tokenizer.
+
+    run: fingerprint of the run, written into every receipt.
+    inputs: the storage of each ``--input``, by its index.
+    staged: whether the staged copies are still in place; after the run they are gone, and such files are read again
+        from their start.
+    """
+
+    run: str
+    settings: Settings
+    method: Method
+    tokenizer: TokenizerSpec
+    inputs: Sequence[Storage]
+    output: Storage
+    staged: bool = True
+
+    def prepare(self) -> None:
+        """Load the tokenizer."""
+        _ = self.counter
+
+    def __call__(self, item: TaskItem) -> Receipt:
+        """Run a task and publish its parts, its rejects and, last, its receipt."""
+        started = time.perf_counter()
+        loaded = self.load(item)
+        seconds = {"load": time.perf_counter() - started, "compose": 0.0, "write": 0.0}
+        parts = []
+        for part in item.parts:
+            started = time.perf_counter()
+            made, totals = self.build(loaded, part)
+            composed = time.perf_counter()
+            self.output.publish(part.name, made.data)
+            parts.append({**_describe(part.name, made), "epoch": part.epoch, "totals": totals.to_dict()})
+            seconds["compose"] += composed - started
+            seconds["write"] += time.perf_counter() - composed
+        rejects_part = None
+        if loaded.rejects:
+            made = to_parquet([_reject_row(reject) for reject in loaded.rejects], REJECT_SCHEMA)
+            self.output.publish(rejects_path(item.index), made.data)
+            rejects_part = _describe(rejects_path(item.index), made)
+        receipt = Receipt(
+            task=item.index,
+            run=self.run,
+            inputs=[(file.name, *span) for file, cells in item.cells for span in row_spans(cells)],
+            records=len(loaded.plain) + len(loaded.whole) + len(loaded.rejects),
+            whole=len(loaded.whole),
+            trimmed=loaded.trimmed,
+            escaped=loaded.escaped,
+            rejects=dict(sorted(Counter(reject.reason for reject in loaded.rejects).items())),
+            parts=parts,
+            rejects_part=rejects_part,
+            seconds={name: round(value, 3) for name, value in seconds.items()},
+        )
+        self.output.publish(receipt_path(item.index), receipt.to_json())
+        return receipt
+
+    def load(self, item: TaskItem) -> Loaded:
+        """Read, normalise and count the records of a task, in the order of the input."""
+        loaded = Loaded()
+        batch: list[Record] = []
+        for record in self._usable(item, loaded):
+            batch.append(record)
+            if len(batch) == COUNT_BATCH:
+                self._count(batch, loaded)
+                batch = []
+        self._count(batch, loaded)
+        found = len(loaded.plain) + len(loaded.whole) + len(loaded.rejects)
+        expected = sum(cell.records for _, cells in item.cells for cell in cells)
+        if found != expected:
+            raise InputError(
+                f"{item}: {found} records were read where the inventory counted {expected}. The input has changed "
+                "since; start again with a new --output"
+            )
+        return loaded
+
+    def build(self, loaded: Loaded, part: Part) -> tuple[ParquetPart, Totals]:
+        """One epoch of a task as a Parquet file, with its counts."""
+        totals = Totals()
+        records = loaded.by_source
+        rows = []
+        for index, sample in enumerate(self.samples(loaded, part)):
+            totals.add(sample, (records[source] for source in sample.sources))
+            rows.append(self.view.row(sample, mosaic_id=mosaic_id(part, index), epoch=part.epoch))
+        return to_parquet(rows, self.view.schema), totals
+
+    def samples(self, loaded: Loaded, part: Part) -> list[Sample]:
+        """What the method makes of the records, with the whole ones strewn among it; every promise checked."""
+        key = Key(self.settings.seed, "epoch", part.epoch, "task", part.task)
+        composed = self.method.compose(loaded.plain, key=key.child(self.method.name), measure=self.counter)
+        samples = [*composed, *(_passed(record) for record in loaded.whole)]
+        if loaded.whole:
+            samples = [samples[i] for i in key.child("strew").draw().shuffle(len(samples))]
+        placed = Counter(source for sample in samples for source in sample.sources)
+        usable = Counter(record.source for record in (*loaded.plain, *loaded.whole))
+        if placed != usable:
+            wrong = next(iter((placed - usable) or (usable - placed)))
+            raise TaskError(
+                f"method {self.method.name}: {wrong.file} row {wrong.row} is in {placed[wrong]} samples of epoch "
+                f"{part.epoch} where it must be in {usable[wrong]}. This is a fault of the method; please report it"
+            )
+        for sample in samples:
+            if sample.token_count > self.settings.max_tokens:
+                raise TaskError(
+                    f"method {self.method.name}: a sample of {sample.sources[0].file} row {sample.sources[0].row} has "
+                    f"{sample.token_count} tokens of {self.settings.max_tokens}. This is a fault of the method; "
+                    "please report it"
+                )
+        return samples
+
+    @cached_property
+    def counter(self) -> TokenCounter:
+        return TokenCounter(self.tokenizer, max_tokens=self.settings.max_tokens)
+
+    @cached_property
+    def view(self) -> ViewSchema:
+        return ViewSchema(self.settings.view, self.tokenizer.chat_template is not None)
+
+    def _usable(self, item: TaskItem, loaded: Loaded) -> Iterator[Record]:
+        for file, cells in item.cells:
+            for place, row in self._rows(file, cells):
+                if isinstance(row, Reject):
+                    loaded.rejects.append(row)
+                    continue
+                record = to_record(row, file.shape, place, multi_turn=self.settings.multi_turn)
+                if isinstance(record, Record):
+                    record = self._admit(record, loaded)
+                if isinstance(record, Reject):
+                    loaded.rejects.append(record)
+                    continue
+                loaded.trimmed += record.trimmed
+                yield record
+
+    def _rows(self, file: InputFile, cells: Sequence[Cell]) -> Iterator[tuple[Source, Mapping[str, Any] | Reject]]:
+        source = self.inputs[file.uri_index]
+        if file.staged and not self.staged:
+            return read_rows(file, row_spans(cells), source=source)
+        return read_cells(file, cells, source=source, stage=self.output)
+
+    def _admit(self, record: Record, loaded: Loaded) -> Record | Reject:
+        """The record if the view can show it, with no control token left in it."""
+        if not self.view.holds(record.messages):
+            return _refuse(record, "not_in_view", f"{len(record.messages)} turns in view {self.settings.view}")
+        spelt = [message for message in record.messages if self.counter.spells_control(message.content)]
+        if not spelt:
+            return record
+        if self.settings.special_tokens == "reject":
+            return _refuse(record, "special_token", f"in the text of the {spelt[0].role}")
+        strip = self.settings.special_tokens == "strip"
+        messages = tuple(
+            Message(role, _trim(role, self.counter.without_control(content, strip=strip)))
+            for role, content in record.messages
+        )
+        for role, content in messages:
+            if not content.strip() and role != "system":
+                return _refuse(
+                    record, f"empty_{'response' if role == 'assistant' else 'instruction'}", "only special tokens"
+                )
+            if self.counter.spells_control(content):
+                return _refuse(record, "special_token", f"in the normalised text of the {role}")
+        loaded.escaped += 1
+        return replace(record, messages=messages)
+
+    def _count(self, batch: list[Record], loaded: Loaded) -> None:
+        counts = self.counter.count_batch([record.messages for record in batch])
+        for record, tokens in zip(batch, counts, strict=True):
+            if tokens > self.settings.max_tokens:
+                loaded.rejects.append(_overlong(record, tokens, self.settings.max_tokens, self.settings.overlong))
+            else:
+                (loaded.whole if record.whole else loaded.plain).append(replace(record, tokens=tokens))
+
+
+def mosaic_id(part: Part, index: int) -> str:
+    """Unique in a data set and the same in every run of it."""
+    return f"e{part.epoch}-t{part.task:05d}-s{index:06d}"
+
+
+def _passed(record: Record) -> Sample:
+    return Sample(
+        messages=record.messages,
+        sources=(record.source,),
+        strategy="pass",
+        kind=None,
+        params={},
+        token_count=record.tokens,
+    )
+
+
+def _overlong(record: Record, tokens: int, limit: int, policy: Overlong) -> Reject:
+    detail = f"{tokens} tokens of {limit}"
+    if policy == "fail":
+        raise InputError(
+            f"{record.source.file} row {record.source.row}: the record alone has {detail}. Raise --max-tokens, or "
+            "set --overlong reject to leave such records out and list them"
+        )
+    return _refuse(record, "overlong", detail)
+
+
+def _refuse(record: Record, reason: str, detail: str) -> Reject:
+    excerpt = canonical_json([list(message) for message in record.messages])[:EXCERPT_CHARACTERS]
+    return Reject(source=record.source, reason=reason, detail=detail, excerpt=excerpt)
+
+
+def _reject_row(reject: Reject) -> dict[str, Any]:
+    return {
+        "file": reject.source.file,
+        "row": reject.source.row,
+        "reason": reject.reason,
+        "detail": reject.detail,
+        "excerpt": reject.excerpt,
+    }
+
+
+def _describe(name: str, made: ParquetPart) -> dict[str, Any]:
+    return {
+        "name": name,
+        "rows": made.rows,
+        "bytes": len(made.data),
+        "sha256": made.sha256,
+        "content_digest": made.content_digest,
+    }
+
+
+def _trim(role: str, text: str) -> str:
+    return text.rstrip() if role == "assistant" else text.strip()
+
+
+def row_spans(cells: Sequence[Cell]) -> list[tuple[int, int]]:
+    """Stretches of rows, touching ones joined."""
+    spans: list[tuple[int, int]] = []
+    for cell in cells:
+        if spans and spans[-1][1] == cell.row:
+            spans[-1] = (spans[-1][0], cell.row + cell.rows)
+        else:
+            spans.append((cell.row, cell.row + cell.rows))
+    return spans
+
+
+def _ranges(cells: Sequence[Cell]) -> str:
+    spans = row_spans(cells)
+    shown = ", ".join(f"{start}-{end - 1}" for start, end in spans[:3])
+    return shown + (f" and {len(spans) - 3} ranges more" if len(spans) > 3 else "")
+
+
+def totals_of(parts: Sequence[Mapping[str, Any]]) -> Totals:
+    """The sum over parts as receipts describe them."""
+    totals = Totals()
+    for part in parts:
+        totals.merge(part["totals"])
+    return totals

@@ -1,0 +1,155 @@
+"""What the commands print on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from mosaic_ray.io.cells import InputFile
+from mosaic_ray.runtime.driver import Run
+from mosaic_ray.runtime.explain import Explanation
+from mosaic_ray.runtime.plan import Plan
+
+_COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta", "bright_green")
+_BYTES_PER_TOKEN = 4.0
+"""Of English text in current tokenizers, roughly; only used to guess before anything is counted."""
+
+
+def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
+    """The outcome of a run."""
+    totals, accounting, places = manifest["totals"], manifest["accounting"], manifest["places"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("output", places["output"])
+    table.add_row("dataset_digest", manifest["dataset_digest"])
+    table.add_row("records", _records(accounting, manifest["rejects"]["by_reason"]))
+    per_sample = totals["tiles"] / totals["samples"]
+    table.add_row(
+        "samples", f"{totals['samples']:,} in {len(accounting['epochs'])} epochs, {per_sample:.2f} records each"
+    )
+    mean = totals["tokens"] / totals["samples"]
+    limit = manifest["settings"]["max_tokens"]
+    table.add_row(
+        "tokens", f"{totals['tokens']:,}; {mean:.0f} a sample on average, {totals['longest']} at most, budget {limit}"
+    )
+    if totals["several"]:
+        table.add_row(
+            "mixing",
+            f"{totals['mixed'] / totals['several']:.1%} of the samples of several records hold more than one file",
+        )
+    table.add_row("strategies", ", ".join(f"{name} {count:,}" for name, count in totals["strategies"].items()))
+    table.add_row("seconds", f"{manifest['created']['seconds']}")
+    console.print(table, soft_wrap=True)
+    first = f"{places['output'].rstrip('/')}/{manifest['parts'][0]['name']}"
+    console.print(f"\nlook at a sample:  mosaic-ray explain {first}:0", soft_wrap=True, highlight=False)
+    console.print(
+        f"check everything:  mosaic-ray verify {places['output']} --recompute 2", soft_wrap=True, highlight=False
+    )
+    console.print(
+        f"load it:           datasets.load_dataset({places['output']!r}, split='train')",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+def show_plan(run: Run, files: Sequence[InputFile], plan: Plan, console: Console) -> None:
+    """What a run would do."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name, justify in (
+        ("file", "left"),
+        ("format", "left"),
+        ("shape", "left"),
+        ("records", "right"),
+        ("MB", "right"),
+    ):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for file in files[:20]:
+        kind = file.format + (f" {file.compression}" if file.compression else "")
+        table.add_row(file.name, kind, file.shape.kind, f"{file.records:,}", f"{file.size / 1e6:.2f}")
+    if len(files) > 20:
+        table.add_row(f"and {len(files) - 20} more", "", "", "", "")
+    console.print(table)
+    size = sum(file.size for file in files)
+    tiles = run.job.method.expected_tiles
+    if tiles is None:
+        tiles = max(1.0, run.settings.max_tokens * _BYTES_PER_TOKEN / max(1.0, size / max(1, plan.records)))
+    samples = plan.records / tiles * plan.epochs
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("files", f"{len(files):,}, {size / 1e6:,.2f} MB")
+    facts.add_row("records", f"{plan.records:,} in {plan.cells:,} cells")
+    facts.add_row(
+        "tasks", f"{plan.tasks:,}, each {plan.epochs} epochs of about {plan.records / max(1, plan.tasks):,.0f} records"
+    )
+    facts.add_row("parts", f"{plan.tasks * plan.epochs:,}")
+    facts.add_row("expected samples", f"about {samples:,.0f} ({tiles:.2f} records each, where the token budget allows)")
+    console.print()
+    console.print(facts)
+
+
+def show_explanation(explanation: Explanation, console: Console) -> None:
+    """One sample: what was drawn, its tiles with their source, and its text with the tiles in colours."""
+    row = explanation.row
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("sample", f"{row['mosaic_id']}, epoch {row['epoch']}")
+    facts.add_row("strategy", row["strategy"] + (f", {row['kind']}" if row["kind"] else ""))
+    facts.add_row(
+        "tokens", f"{row['token_count']} (its records by themselves: {sum(t.tokens for t in explanation.tiles)})"
+    )
+    for name, value in explanation.params.items():
+        facts.add_row(name, Text(_param(value)))
+    obeys = "obeys its meta-instruction" if explanation.verdict is None else f"DOES NOT OBEY: {explanation.verdict}"
+    facts.add_row("checked", Text(obeys, style="green" if explanation.verdict is None else "bold red"))
+    console.print(facts)
+    tiles = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("tile", "tokens", "file", "row", "instruction"):
+        tiles.add_column(name, justify="right" if name in ("tile", "tokens", "row") else "left", overflow="fold")
+    for number, tile in enumerate(explanation.tiles, 1):
+        start = " ".join(tile.messages[0].content.split())
+        start = start if len(start) <= 60 else f"{start[:59]}…"
+        tiles.add_row(
+            Text(str(number), style=_colour(number)),
+            str(tile.tokens),
+            Text(tile.source.file),
+            str(tile.source.row),
+            Text(start),
+        )
+    console.print()
+    console.print(tiles)
+    for name, address in explanation.addresses.items():
+        console.print(Text(f"{name} is {address}", style="dim"), soft_wrap=True)
+    for message in explanation.messages:
+        text = Text(message.content)
+        position: dict[str, int] = {}
+        for number, tile in enumerate(explanation.tiles, 1):
+            part = next((m.content for m in tile.messages if m.role == message.role), "")
+            at = message.content.find(part, position.get(part, 0)) if part else -1
+            if at >= 0:
+                text.stylize(_colour(number), at, at + len(part))
+                position[part] = at + len(part)
+        console.print()
+        console.print(Panel(text, title=message.role, title_align="left"))
+
+
+def _records(accounting: Mapping[str, Any], reasons: Mapping[str, int]) -> str:
+    epoch = accounting["epochs"][0]
+    why = f" ({', '.join(f'{reason} {count:,}' for reason, count in reasons.items())})" if reasons else ""
+    return (
+        f"{accounting['records']:,} = {epoch['composed']:,} composed + {epoch['passed']:,} passed through "
+        f"+ {epoch['rejected']:,} rejected{why}, in every epoch"
+    )
+
+
+def _param(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_param(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return "none" if value is None else repr(value) if isinstance(value, str) and value != value.strip() else str(value)
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[(number - 1) % len(_COLOURS)]

@@ -1,0 +1,404 @@
+"""The engine on Ray while processes are killed, nodes leave and come, and the run is interrupted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from mosaic_ray.errors import SettingsError, TaskError
+from mosaic_ray.runtime import ray_engine
+from mosaic_ray.runtime.ray_engine import RayEngine
+
+pytestmark = pytest.mark.timeout(120)
+
+MOST = 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_folder() -> Iterator[Path]:
+    """Where Ray keeps its sockets and logs; a short path, because of the sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="mr", dir="/tmp"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def engine(ray_folder: Path) -> Iterator[RayEngine]:
+    with RayEngine(min_workers=1, max_workers=MOST) as running:
+        yield running
+
+
+class Nodes:
+    """A cluster whose nodes are processes of this machine, made by a thread that outlives them all: the kernel ends
+    a node with the thread that started it."""
+
+    def __init__(self) -> None:
+        self._orders: list[tuple[Callable[[], Any], threading.Event]] = []
+        self._wake = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        self._cluster = Cluster()
+
+    def _serve(self) -> None:
+        while True:
+            self._wake.acquire()
+            order, done = self._orders.pop(0)
+            self.answer = order()
+            done.set()
+
+    def _order(self, order: Callable[[], Any]) -> Any:
+        done = threading.Event()
+        self._orders.append((order, done))
+        self._wake.release()
+        assert done.wait(60)
+        return self.answer
+
+    def add(self, *, cpus: int) -> Any:
+        return self._order(
+            lambda: self._cluster.add_node(
+                num_cpus=cpus, node_ip_address="127.0.0.1", include_dashboard=False, object_store_memory=80 << 20
+            )
+        )
+
+    def remove(self, node: Any) -> None:
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def shut_down(self) -> None:
+        self._order(self._cluster.shutdown)
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    # Else ray.init replaces 127.0.0.1 in an address by the host's own.
+    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+    assert not ray.is_initialized(), "the tests with a private Ray come last"
+    cluster = Nodes()
+    yield cluster
+    cluster.shut_down()
+
+
+def describe(item: object) -> str:
+    return f"task <{item}>"
+
+
+def alive(processes: set[int]) -> set[int]:
+    """Those that run; a process that ended and was not waited for does not."""
+    running = set()
+    for process in processes:
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "ZX":
+            running.add(process)
+    return running
+
+
+def until(condition: Callable[[], bool], *, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Signed:
+    """Notes the process of each worker as a file's name, and works for a while."""
+
+    def __init__(self, folder: Path, *, seconds: float = 0.02) -> None:
+        self.folder = folder
+        self.seconds = seconds
+
+    def prepare(self) -> None:
+        (self.folder / str(os.getpid())).touch()
+
+    def __call__(self, item: int) -> tuple[int, str]:
+        time.sleep(self.seconds)
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def processes(self) -> set[int]:
+        return alive({int(path.name) for path in self.folder.iterdir()})
+
+
+class Poison(Signed):
+    def __call__(self, item: int) -> tuple[int, str]:
+        if item == 13:
+            with (self.folder.parent / "attempts").open("a") as attempts:
+                attempts.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__call__(item)
+
+
+class DiesAtTheStart(Signed):
+    def prepare(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Uneven(Signed):
+    """Item 0 takes much longer than the others."""
+
+    def __call__(self, item: int) -> tuple[int, str]:
+        time.sleep(4 if item == 0 else 0)
+        return super().__call__(item)
+
+
+class Environment:
+    def __call__(self, item: str) -> str | None:
+        return os.environ.get(item)
+
+
+class Unsendable:
+    def __call__(self, item: int) -> threading.Lock:
+        return threading.Lock()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pids = tmp_path / "pids"
+    pids.mkdir()
+    return pids
+
+
+class TestCluster:
+    def test_a_lost_node_costs_no_item(
+        self, nodes: Nodes, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray_engine, "LOSSES", 0)  # the loss of a node must not count
+        nodes.add(cpus=1)
+        doomed, _ = nodes.add(cpus=1), nodes.add(cpus=1)
+        done: list[int] = []
+        hosts = set()
+        with RayEngine(address=nodes.address) as engine:
+            for item, (_, host) in engine.map(Signed(folder, seconds=0.2), range(60), describe=describe):
+                done.append(item)
+                hosts.add(host)
+                if doomed is not None and len(hosts) == 3:
+                    nodes.remove(doomed)
+                    doomed = None
+        assert doomed is None
+        assert sorted(done) == list(range(60))
+        assert "lost its node and is done again" in caplog.text
+
+    def test_without_room_it_says_so_and_goes_on_when_a_node_comes(
+        self, nodes: Nodes, folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray_engine, "WARN_SECONDS", 1.0)
+        nodes.add(cpus=1)
+        help_comes = threading.Timer(4, lambda: nodes.add(cpus=2))
+        help_comes.start()
+        with RayEngine(address=nodes.address, max_workers=2, cpus_per_worker=2) as engine:
+            assert len(list(engine.map(Signed(folder), range(5), describe=describe))) == 5
+        help_comes.join()
+        warnings = [record for record in caplog.records if record.name == "mosaic_ray"]
+        assert {record.levelno for record in warnings} == {logging.WARNING}
+        assert "2 workers of 2 CPU are asked for; the cluster has 1 CPU, 1 of them free" in warnings[0].getMessage()
+        assert len(warnings) >= 2
+
+    def test_leaving_a_cluster_leaves_it_running(self, nodes: Nodes, folder: Path) -> None:
+        nodes.add(cpus=1)
+        work = Signed(folder)
+        for _ in range(2):
+            with RayEngine(address=nodes.address) as engine:
+                assert len(list(engine.map(work, range(3), describe=describe))) == 3
+            assert not ray.is_initialized()
+            assert until(lambda: not work.processes(), seconds=10)
+
+    @pytest.mark.parametrize(
+        ("address", "words"),
+        [
+            ("127.0.0.1:1", "nothing answers at 127.0.0.1:1"),
+            ("http://127.0.0.1:8265", "give host:port"),
+            ("ray://127.0.0.1:10001", "give host:port"),
+            ("somewhere", "give host:port"),
+        ],
+    )
+    def test_a_wrong_address_is_refused_at_once(self, address: str, words: str) -> None:
+        began = time.monotonic()
+        with pytest.raises(SettingsError, match=words), RayEngine(address=address):
+            pass
+        assert time.monotonic() - began < 5
+        assert not ray.is_initialized()
+
+    def test_a_missing_token_is_explained(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            address = f"127.0.0.1:{server.getsockname()[1]}"
+            done = run_script(
+                f"""
+                from mosaic_ray.errors import SettingsError
+                from mosaic_ray.runtime.ray_engine import RayEngine
+                try:
+                    with RayEngine(address={address!r}):
+                        pass
+                except SettingsError as error:
+                    print(error)
+                """,
+                HOME=str(tmp_path),
+                RAY_AUTH_MODE="token",
+                RAY_AUTH_TOKEN=None,
+            )
+        assert "RAY_AUTH_MODE is token here, and no token was found" in done.communicate(timeout=60)[0]
+
+
+def run_script(script: str, **changes: str | None) -> subprocess.Popen[str]:
+    """A Python process of its own; ``changes`` are made to its environment."""
+    environment = {**os.environ, **{name: value for name, value in changes.items() if value is not None}}
+    for name, value in changes.items():
+        if value is None:
+            environment.pop(name, None)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+class TestInterruption:
+    @pytest.mark.parametrize(
+        ("number", "ending"),
+        [(signal.SIGTERM, "Interrupted: told to stop"), (signal.SIGINT, "KeyboardInterrupt: ")],
+    )
+    def test_a_signal_ends_the_map_promptly_and_leaves_nothing_running(
+        self, folder: Path, tmp_path: Path, number: signal.Signals, ending: str
+    ) -> None:
+        (tmp_path / "home").mkdir()
+        driver = run_script(
+            f"""
+            import itertools, os, pathlib, signal, sys, time
+            from mosaic_ray.errors import Interrupted
+            from mosaic_ray.runtime.ray_engine import RayEngine
+
+            class Sleep:
+                def __call__(self, item):
+                    pathlib.Path({str(folder)!r}, str(os.getpid())).touch()
+                    time.sleep(60 if item > 20 else 0)
+                    return item
+
+            def stop(number, frame):
+                raise Interrupted("told to stop", signal_number=number)
+
+            signal.signal(signal.SIGTERM, stop)
+            try:
+                with RayEngine(max_workers=2) as engine:
+                    for item, _ in engine.map(Sleep(), itertools.count(), describe=str):
+                        if item == 20:
+                            print("ready", flush=True)
+            except BaseException as error:
+                print(f"{{type(error).__name__}}: {{error}}", flush=True)
+            """,
+            HOME=str(tmp_path / "home"),
+            RAY_AUTH_MODE=None,
+            RAY_AUTH_TOKEN=None,
+        )
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == "ready\n"
+        workers = {int(path.name) for path in folder.iterdir()}
+        assert workers == alive(workers)
+        time.sleep(0.5)  # every worker has an item that takes a minute by now
+        began = time.monotonic()
+        driver.send_signal(number)
+        assert driver.communicate(timeout=30)[0].strip() == ending.strip()
+        assert time.monotonic() - began < 10
+        assert until(lambda: not alive(workers), seconds=5)
+        assert not list((tmp_path / "home").iterdir()), "no token may be left in the home directory"
+
+
+class TestPrivateRay:
+    def test_killed_workers_cost_no_item(self, engine: RayEngine, folder: Path) -> None:
+        dice, work, kills, done = random.Random(5), Signed(folder), 0, []
+        for item, _ in engine.map(work, range(200), describe=describe):
+            done.append(item)
+            if len(done) % 20 == 10:
+                os.kill(dice.choice(sorted(work.processes())), signal.SIGKILL)
+                kills += 1
+        assert kills == 10
+        assert sorted(done) == list(range(200))
+
+    def test_an_item_that_kills_every_worker_ends_the_map(
+        self, engine: RayEngine, folder: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        began = time.monotonic()
+        with pytest.raises(TaskError, match=r"task <13> lost its worker 6 times in a row .* memory"):
+            list(engine.map(Poison(folder), range(40), describe=describe))
+        assert time.monotonic() - began < 40
+        assert (folder.parent / "attempts").read_text() == "x" * 6
+        assert capfd.readouterr().out == "", "standard output belongs to the command"
+
+    def test_workers_that_die_at_the_start_end_the_map(self, engine: RayEngine, folder: Path) -> None:
+        with pytest.raises(TaskError, match="9 workers in a row were lost before they were ready"):
+            list(engine.map(DiesAtTheStart(folder), range(40), describe=describe))
+
+    def test_never_more_workers_than_the_maximum_or_the_items(self, engine: RayEngine, folder: Path) -> None:
+        work, seen = Signed(folder), set()
+        for _ in engine.map(work, range(150), describe=describe):
+            seen.add(len(work.processes()))
+            assert sum(engine.workers[1:]) <= MOST
+        assert max(seen) == MOST
+
+    def test_few_items_ask_for_few_workers(self, folder: Path) -> None:
+        work = Signed(folder)
+        with RayEngine(min_workers=2, max_workers=MOST) as fresh:
+            for _ in fresh.map(work, [1], describe=describe):
+                assert sum(fresh.workers[1:]) == 1
+        assert len(list(folder.iterdir())) == 1
+
+    def test_idle_workers_leave_in_the_tail(
+        self, engine: RayEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ray_engine, "IDLE_SECONDS", 0.2)
+        work = Uneven(folder)
+        for item, _ in engine.map(work, range(60), describe=describe):
+            if item == 0:
+                assert engine.workers.alive == 1
+                assert until(lambda: len(work.processes()) == 1, seconds=5)
+        assert len(list(folder.iterdir())) == MOST
+
+    def test_closing_early_ends_what_is_in_hand(self, engine: RayEngine, folder: Path) -> None:
+        work = Uneven(folder, seconds=0)
+        results = engine.map(work, range(60), describe=describe)
+        next(results)
+        assert work.processes()
+        results.close()  # type: ignore[attr-defined]
+        assert until(lambda: not work.processes(), seconds=3)
+        assert engine.workers == (0, 0, 0)
+
+    def test_one_map_at_a_time(self, engine: RayEngine, folder: Path) -> None:
+        first = engine.map(Signed(folder), range(9), describe=describe)
+        next(first)
+        with pytest.raises(RuntimeError, match="one map at a time"):
+            next(engine.map(Signed(folder), range(9), describe=describe))
+        assert len(list(first)) == 8
+
+    def test_a_result_that_cannot_be_sent_names_the_task(self, engine: RayEngine) -> None:
+        with pytest.raises(TaskError, match=r"task <1> failed: TypeError: cannot pickle"):
+            list(engine.map(Unsendable(), [1], describe=describe))
+
+    def test_a_worker_uses_one_core(self, engine: RayEngine) -> None:
+        names = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"]
+        found = dict(engine.map(Environment(), names, describe=describe))
+        assert found == {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+    def test_it_listens_on_the_loopback_only(self, engine: RayEngine) -> None:
+        assert [node["NodeManagerAddress"] for node in ray.nodes()] == ["127.0.0.1"]
