@@ -72,8 +72,8 @@ class Places(_Frozen):
     output: str = Field(description="Directory of the data set, on any fsspec URL.")
     tokenizer: str = Field(
         EMBEDDED,
-        description="Directory or Hugging Face Hub name of the tokenizer of the model to be trained; 'embedded' only "
-        "for the embedded corpus.",
+        description="Directory or Hugging Face Hub name of the tokenizer of the model to be trained; needed for any "
+        "other input than the embedded one.",
     )
     chat_template: str | None = Field(
         None,
@@ -101,10 +101,10 @@ class Places(_Frozen):
 
     @model_validator(mode="after")
     def _tokenizer_for_input(self) -> Places:
-        if self.tokenizer == EMBEDDED and self.input != (EMBEDDED,):
+        if "tokenizer" not in self.model_fields_set and self.input != (EMBEDDED,):
             raise ValueError(
-                "tokenizer: missing. Give --tokenizer the tokenizer of the model to be trained (a directory or a name "
-                f"on the Hugging Face Hub), or --tokenizer {EMBEDDED} --input {EMBEDDED} for a trial run"
+                "tokenizer: missing. Give --tokenizer the tokenizer of the model to be trained: a directory, or a name on "
+                f"the Hugging Face Hub; or '{EMBEDDED}' for a trial"
             )
         return self
 

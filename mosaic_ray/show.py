@@ -37,12 +37,14 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
         "tokens", f"{totals['tokens']:,}; {mean:.0f} a sample on average, {totals['longest']} at most, budget {limit}"
     )
     if totals["several"]:
+        mixing = manifest["mixing"]
         table.add_row(
             "mixing",
-            f"{totals['mixed'] / totals['several']:.1%} of the samples of several records hold more than one file",
+            f"{mixing['share']:.1%} of the samples of several records hold more than one file; a perfect shuffle of "
+            f"the whole corpus would give {mixing['perfect_shuffle']:.1%}",
         )
     table.add_row("strategies", ", ".join(f"{name} {count:,}" for name, count in totals["strategies"].items()))
-    table.add_row("seconds", f"{manifest['created']['seconds']}")
+    table.add_row("seconds", str(manifest["created"]["seconds"]))
     console.print(table, soft_wrap=True)
     first = f"{places['output'].rstrip('/')}/{manifest['parts'][0]['name']}"
     console.print(f"\nlook at a sample:  mosaic-ray explain {first}:0", soft_wrap=True, highlight=False)

@@ -28,7 +28,7 @@ _UNREACHABLE: Final = frozenset((
     "ProxyConnectionError", "SSLError", "ClientConnectorError", "ServerDisconnectedError", "ClientPayloadError",
 ))  # fmt: skip
 _LOCAL: Final[Mapping[int, str]] = {
-    errno.ENOENT: "there is no such file; correct the address",
+    errno.ENOENT: "there is no such file or folder; correct the address",
     errno.EISDIR: "this is a directory, where a file is needed; correct the address",
     errno.ENOTDIR: "a part of this path is a file, where a directory is needed; correct the address",
     errno.EEXIST: "a part of this path is a file, where a directory is needed; correct the address",
@@ -75,6 +75,8 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
     if names & _UNREACHABLE or isinstance(failure, ConnectionError | TimeoutError | socket.gaierror):
         return (f"{_endpoint(options) if protocol in S3 else 'the store'} cannot be reached "
                 f"({type(failure).__name__}); check the address, the network and AWS_ENDPOINT_URL")  # fmt: skip
+    if "FileExpired" in names:
+        return "the file was replaced while it was read; let its writer finish, and start again"
     if isinstance(failure, TypeError) and "argument" in str(failure):
         return f"the file system of {protocol}:// refuses the storage options {sorted(options)}; correct them"
     if protocol == "file" and isinstance(failure, FileNotFoundError) and os.path.islink(uri):

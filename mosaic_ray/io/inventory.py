@@ -332,8 +332,9 @@ def _schema_sample(schema: pa.Schema) -> dict[str, Any]:
 
 def _look_up(uri: str, storage: Storage) -> list[tuple[str, FileInfo]]:
     pattern = uri[len(_fixed_part(uri)) :]
-    literal = not pattern or storage.exists(pattern)  # a name may hold a bracket
-    found = list(storage.listing(pattern) if literal else storage.glob(pattern))
+    found = list(storage.listing(pattern))  # a name may hold a bracket
+    if pattern and not found:
+        found = list(storage.glob(pattern))
     if not found:
         storage.require()
     return found

@@ -196,18 +196,18 @@ class _ArrayText:
                 _, end = self._scan(self._window, self._at)
             except json.JSONDecodeError as error:
                 # Of a value that is merely not all here yet, the error lies at the end or in an open string.
-                open_end = error.msg.startswith("Unterminated string") or error.pos > len(self._window) - 16
+                unterminated = error.msg.startswith("Unterminated string")
+                open_end = unterminated or error.pos > len(self._window) - 16
                 if open_end and len(self._window) - self._at < MAX_RECORD and self._grow(wanted):
                     continue
-                cut_off = error.msg.startswith("Unterminated string") or error.pos >= len(self._window.rstrip())
                 self._at = error.pos
-                raise self.broken(
-                    "the JSON array is cut off" if cut_off and self._ended else f"the JSON is broken ({error.msg})"
-                ) from None
+                cut_off = self._ended and (unterminated or self._at >= len(self._window.rstrip()))
+                what = "the JSON array is cut off" if cut_off else f"the JSON is broken ({error.msg})"
+                raise self.broken(what) from None
             except RecursionError:
                 raise self.broken("the JSON is nested too deeply") from None
-            if end == len(self._window) and self._grow(wanted):
-                continue  # the value may go on: 12 of 123
+            if end > len(self._window) - 3 and self._grow(wanted):
+                continue  # a number may go on: 12 of 12e+5
             text = self._window[self._at : end]
             self._at = end
             self.count += 1
@@ -221,19 +221,20 @@ class _ArrayText:
         )
 
     def _grow(self, size: int) -> bool:
-        """Read on by about ``size`` bytes; False at the end of the content."""
-        if self._ended:
-            return False
-        pieces, got = [], 0
+        """Read on by about ``size`` characters and drop those taken; False, and nothing moved, at the end."""
+        pieces: list[str] = []
+        got = 0
         while got < size and not self._ended:
             data = next(self._content, b"")
             self._ended = not data
             pieces.append(self._decode(data, final=not data))
-            got += len(data)
-        self._dropped += len(self._window[: self._at].encode("utf-8", "surrogateescape"))
-        self._window = self._window[self._at :] + "".join(pieces)
-        self._at = 0
-        return got > 0
+            got += len(pieces[-1])
+        text = "".join(pieces)
+        if text:
+            self._dropped += len(self._window[: self._at].encode("utf-8", "surrogateescape"))
+            self._window = self._window[self._at :] + text
+            self._at = 0
+        return bool(text)
 
 
 def parse(line: bytes) -> dict[str, Any] | Refusal:

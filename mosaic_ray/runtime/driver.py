@@ -38,7 +38,8 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan, cell_records
 from mosaic_ray.runtime.progress import Progress
-from mosaic_ray.runtime.task import RECEIPTS, TaskItem, TaskWork, task_item
+from mosaic_ray.runtime.stats import perfect_shuffle_share
+from mosaic_ray.runtime.task import RECEIPTS, TaskWork, task_item
 from mosaic_ray.tokens import TokenizerSpec, load_tokenizer
 
 log = logging.getLogger("mosaic_ray")
@@ -228,17 +229,16 @@ def _run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
     todo = (index for index in range(len(plan)) if index not in ledger.done)
     items = (task_item(plan, plan.task(index)) for index in todo)
     remaining = len(plan) - len(ledger.done)
+    before = ledger.total()
     with Progress("compose", plan.records, unit="records", done=ledger.records, quiet=remaining == 0) as progress:
-        for _, receipt in engine.map(run.work(ledger.run), items, describe=TaskItem.__str__):
+        for _, receipt in engine.map(run.work(ledger.run), items, describe=str):
             ledger.add(receipt)
-            samples = sum(totals.samples for totals in ledger.totals)
-            tokens = sum(totals.tokens for totals in ledger.totals)
+            now = ledger.total()
             progress.update(
                 ledger.records,
-                f"{len(ledger.done)}/{len(plan)} tasks",
-                samples=samples,
-                tokens=tokens,
-                workers=engine.workers,
+                f"task {len(ledger.done)} of {len(plan)}, workers {engine.workers}",
+                samples=now.samples - before.samples,
+                tokens=now.tokens - before.tokens,
             )
 
 
@@ -258,9 +258,7 @@ def _manifest(
     run: Run, files: Sequence[InputFile], plan: Plan, ledger: Ledger, name: str, started: datetime
 ) -> dict[str, Any]:
     accounting = ledger.accounting()
-    totals = ledger.totals[0].__class__()
-    for epoch in ledger.totals:
-        totals.merge(epoch.to_dict())
+    totals = ledger.total()
     if totals.samples == 0:
         raise InputError(f"no record of {ledger.records} could be used; rejects/ in {run.output.uri()} says why")
     finished = datetime.now(UTC)
@@ -292,6 +290,12 @@ def _manifest(
         },
         "policies": {"passed_whole": ledger.whole, "first_turn_only": ledger.trimmed, "special_tokens": ledger.escaped},
         "totals": totals.to_dict(),
+        "mixing": {
+            "several": totals.several,
+            "mixed": totals.mixed,
+            "share": totals.mixed / max(1, totals.several),
+            "perfect_shuffle": perfect_shuffle_share(totals.tile_counts, [file.records for file in files]),
+        },
         "epochs": [epoch.to_dict() for epoch in ledger.totals],
         "parts": ledger.parts,
         "inventory": [inventory_entry(file) for file in files],

@@ -73,6 +73,13 @@ class Ledger:
                 if receipt is not None and receipt.run == self.run and _in_place(receipt, sizes):
                     self.add(receipt)
 
+    def total(self) -> Totals:
+        """The sum over all epochs."""
+        totals = Totals()
+        for epoch in self.totals:
+            totals.merge(epoch.to_dict())
+        return totals
+
     @property
     def parts(self) -> list[dict[str, Any]]:
         return [self._parts[index] for index in sorted(self._parts)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Final
@@ -16,24 +17,30 @@ LINE_EVERY: Final = 5.0
 
 
 class Progress:
-    """Progress of one phase.
+    """Progress of one phase, shown even while nothing finishes.
 
     total, done: in ``unit``; ``done`` is what an earlier start had finished, which no rate or ETA counts.
     quiet: show nothing, for a phase that is over at once.
     """
 
     def __init__(self, name: str, total: int, *, unit: str, done: int = 0, quiet: bool = False) -> None:
-        self._name, self._total, self._unit, self._before = name, total, unit, done
+        self._name, self._total, self._unit = name, total, unit
+        self._done = self._before = done
+        self._note, self._made = "", ""
         self._quiet = quiet
-        self._started = self._last_line = time.monotonic()
+        self._started = time.monotonic()
         self._bar: Bar | None = None
+        self._over = threading.Event()
+        self._ticker: threading.Thread | None = None
 
     def __enter__(self) -> Progress:
+        if self._quiet:
+            return self
         console = Console(stderr=True)
-        if not self._quiet and console.is_terminal:
+        if console.is_terminal:
             self._bar = Bar(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
+                BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rates]}"),
                 TimeElapsedColumn(),
@@ -43,6 +50,9 @@ class Progress:
             )
             self._bar.start()
             self._task = self._bar.add_task(self._name, total=self._total, completed=self._before, rates="")
+        else:
+            self._ticker = threading.Thread(target=self._tick, daemon=True)
+            self._ticker.start()
         return self
 
     def __exit__(
@@ -50,30 +60,37 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._ticker is not None:
+            self._over.set()
+            self._ticker.join()
+            self._print()
 
-    def update(self, done: int, note: str, *, samples: int = 0, tokens: int = 0, workers: object = None) -> None:
-        """Report what is done so far, with totals of samples and tokens where the phase makes any."""
-        if self._quiet:
-            return
-        now = time.monotonic()
-        elapsed = max(now - self._started, 1e-6)
-        rate = (done - self._before) / elapsed
-        rates = f"{_compact(rate)} {self._unit}/s"
-        if samples:
-            share = (done - self._before) / max(done, 1)
-            rates += f", {_compact(samples * share / elapsed)} samples/s, {_compact(tokens * share / elapsed)} tokens/s"
+    def update(self, done: int, note: str, *, samples: int = 0, tokens: int = 0) -> None:
+        """Say what is done so far; samples and tokens are those made since this phase began."""
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        rates = f", {_compact(samples / elapsed)} samples/s, {_compact(tokens / elapsed)} tokens/s" if samples else ""
+        self._done, self._note, self._made = done, note, rates
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, rates=rates)
-        elif now - self._last_line >= LINE_EVERY or done >= self._total:
-            self._last_line = now
-            left = (self._total - done) / rate if rate > 0 else 0.0
-            crew = f", workers {workers}" if workers is not None else ""
-            print(
-                f"{self._name}: {done:,} of {self._total:,} {self._unit} ({done / max(1, self._total):.0%}), {note}, "
-                f"{rates}, {elapsed:.0f} s, eta {left:.0f} s{crew}",
-                file=sys.stderr,
-                flush=True,
-            )
+            self._bar.update(self._task, completed=done, rates=f"{_compact(self._rate(elapsed))} {self._unit}/s{rates}")
+
+    def _rate(self, elapsed: float) -> float:
+        return (self._done - self._before) / elapsed
+
+    def _tick(self) -> None:
+        while not self._over.wait(LINE_EVERY):
+            self._print()
+
+    def _print(self) -> None:
+        elapsed = max(time.monotonic() - self._started, 1e-6)
+        rate = self._rate(elapsed)
+        eta = f"{(self._total - self._done) / rate:.0f} s" if rate > 0 else "unknown"
+        note = f", {self._note}" if self._note else ""
+        print(
+            f"{self._name}: {self._done:,} of {self._total:,} {self._unit} ({self._done / max(1, self._total):.0%})"
+            f"{note}, {_compact(rate)} {self._unit}/s{self._made}, {elapsed:.0f} s, eta {eta}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _compact(value: float) -> str:

@@ -15,28 +15,26 @@ import math
 import os
 import pickle
 import secrets
-import signal
-import socket
-import threading
+import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Generic, Self
 
 import ray
 import ray._private.ray_constants
+import ray._private.utils
 import ray._private.worker
 from ray import cloudpickle
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, RayError
 
-from mosaic_ray.errors import MosaicError, SettingsError, TaskError
+from mosaic_ray.errors import SettingsError, TaskError
 from mosaic_ray.runtime.engine import (
     PASSED_ON,
     PREPARING,
@@ -48,9 +46,14 @@ from mosaic_ray.runtime.engine import (
     WorkerTraceback,
     prepare,
 )
+from mosaic_ray.runtime.joining import changed, knock, signals_deferred, token_found
 
 LOSSES: Final = 5
-"""How many workers in a row an item may lose, losses of whole nodes not counted."""
+"""How many workers in a row an item may lose by the death of their process. It may be the item that kills them."""
+
+NODE_LOSSES: Final = 20
+"""How many it may lose because their node died or could not be reached. That is rarely the fault of an item, but one
+that takes all memory may take its node along, and an autoscaler would replace nodes for ever."""
 
 IDLE_SECONDS: Final = 10.0
 """How long a worker beyond the minimum may have nothing to do. The next map often begins within seconds."""
@@ -59,7 +62,6 @@ WARN_SECONDS: Final = 30.0
 """How often a map that has no worker says so."""
 
 _POLL_SECONDS: Final = 1.0
-_CONNECT_SECONDS: Final = 10.0
 _OBJECT_STORE_BYTES: Final = 128 << 20
 """Of a private Ray. The default is 30% of the memory, and nothing but small results passes through the store."""
 
@@ -103,10 +105,11 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class _Errand(Generic[Item]):
-    """An item on its way: with how many workers it has lost."""
+    """An item on its way, with how many workers it has lost."""
 
     item: Item
     losses: int = 0
+    node_losses: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -196,8 +199,9 @@ class RayEngine:
             if not ray.is_initialized():
                 undo.callback(ray.shutdown, wait_for_processes=True)
                 # Ray prints its own account of every lost worker on standard output; the engine logs it.
-                undo.enter_context(_set(ray._private.worker, "_worker_logs_enabled", False))
-                with _callers_sigterm():
+                undo.enter_context(changed(ray._private.worker, "_worker_logs_enabled", False))
+                # Of half a Ray, processes would stay behind; and Ray would replace the handler of SIGTERM for good.
+                with signals_deferred(), changed(ray._private.utils, "set_sigterm_handler", lambda _: None):
                     if self._address == "local":
                         self._start()
                     else:
@@ -243,11 +247,11 @@ class RayEngine:
     def _start(self) -> None:
         """A private Ray on 127.0.0.1."""
         cpus = None if self._asked is None else math.ceil(self._asked * self._crew.cpus)
-        if not _has_token():
+        if not token_found():
             # Ray would write a token into the home directory, and every cluster started later would then ask for it.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.
-        with _set(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
+        with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
             try:
                 ray.init(
                     address="local",
@@ -257,8 +261,6 @@ class RayEngine:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                 )
-            except MosaicError:
-                raise
             except Exception as error:
                 raise SettingsError(
                     f"a private Ray cannot be started on this machine: {error}. Is there space in /tmp and /dev/shm?"
@@ -271,16 +273,14 @@ class RayEngine:
         """The cluster at the address."""
         address = self._address
         if address != "auto":
-            _probe(address)
+            knock(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except MosaicError:
-            raise
         except Exception as error:
             raise SettingsError(
                 f"cannot join the Ray cluster at {address}: {str(error).strip()}. "
                 f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here, and "
-                f"{'a' if _has_token() else 'no'} token was found. If the cluster asks for tokens, set "
+                f"{'a' if token_found() else 'no'} token was found. If the cluster asks for tokens, set "
                 "RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token; else compare the "
                 "versions of Ray, and see that this is the port of the head (6379 by default)"
             ) from error
@@ -371,7 +371,7 @@ class _Round(Generic[Item, Result]):
         try:
             outcome = call.result()
         except RayError as error:
-            self._lost(seat, str(error))
+            self._lost(seat, error)
             return None
         what = PREPARING if errand is None else self._describe(errand.item)
         if isinstance(outcome, Failure):
@@ -390,11 +390,11 @@ class _Round(Generic[Item, Result]):
         except Exception as error:
             raise Failure.of(error).error(f"reading the result of {what}") from error
 
-    def _lost(self, seat: _Seat, reason: str) -> None:
+    def _lost(self, seat: _Seat, error: RayError) -> None:
         """Take the item back from a worker that is gone, or give up."""
         errand = seat.errand
         self._crew.dismiss(seat)
-        reason = " ".join(reason.split())
+        reason = textwrap.shorten(str(error), 400)
         if errand is None:
             self._false_starts += 1
             limit = self._crew.most + LOSSES
@@ -406,21 +406,23 @@ class _Round(Generic[Item, Result]):
                 )
             _log.warning("a worker was lost before it was ready: %s", reason)
             return
+        # When a node dies, its workers are unreachable at first; who is to blame is known only some time later.
+        stranded = isinstance(error, ActorUnavailableError) or not any(
+            node["NodeID"] == seat.node and node["Alive"] for node in _nodes()
+        )
+        errand.node_losses += stranded
+        errand.losses += not stranded
         what = self._describe(errand.item)
-        node_lost = not any(node["NodeID"] == seat.node and node["Alive"] for node in _nodes())
-        if not node_lost:
-            errand.losses += 1
-        if errand.losses > LOSSES:
+        if errand.losses > LOSSES or errand.node_losses > NODE_LOSSES:
             raise TaskError(
-                f"{what} lost its worker {errand.losses} times in a row (the limit is {LOSSES}). Most likely the "
-                "process ran out of memory: run fewer workers per node, or give each more memory or smaller tasks. "
-                f"The worker's log in Ray's session directory says more. Ray says: {reason}"
+                f"{what} lost its worker {errand.losses} times (the limit is {LOSSES}) and its node "
+                f"{errand.node_losses} times (the limit is {NODE_LOSSES}). Most likely it ran out of memory: run fewer "
+                "workers per node, or give each more memory or smaller tasks. The worker's log in Ray's session "
+                f"directory says more. Ray says: {reason}"
             )
         self._todo.appendleft(errand)
-        gone = "node" if node_lost else "worker"
-        _log.warning(
-            "%s lost its %s and is done again (%d of %d losses): %s", what, gone, errand.losses, LOSSES, reason
-        )
+        gone = "node" if stranded else "worker"
+        _log.warning("%s lost its %s and is done again: %s", what, gone, reason)
 
     def _warn_if_alone(self) -> None:
         now = time.monotonic()
@@ -437,56 +439,3 @@ class _Round(Generic[Item, Result]):
                 _resources().get("CPU", 0),
                 _free_resources().get("CPU", 0),
             )
-
-
-def _has_token() -> bool:
-    return bool(
-        os.environ.get("RAY_AUTH_TOKEN")
-        or os.environ.get("RAY_AUTH_TOKEN_PATH")
-        or (Path.home() / ".ray" / "auth_token").exists()
-    )
-
-
-def _probe(address: str) -> None:
-    """Knock at the head's port. Ray itself would try an address where nothing listens for a quarter of an hour."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal() or "://" in host:
-        raise SettingsError(
-            f"{address!r} is not an address to join a Ray cluster at: give host:port of its head, auto or local. "
-            "(http:// is for `ray job submit`; ray:// is not supported)"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
-        raise SettingsError(
-            f"nothing answers at {address}, the address of the Ray cluster: {error}. Start the cluster "
-            "(`ray start --head`), correct the address or RAY_ADDRESS, or leave both out for a private Ray"
-        ) from error
-
-
-@contextmanager
-def _callers_sigterm() -> Iterator[None]:
-    """Keep the caller's handler of SIGTERM: ``ray.init`` puts its own in place, and leaves it there."""
-    handler = signal.getsignal(signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread() or handler is None:
-        yield
-        return
-    try:
-        yield
-    except SystemExit:
-        if callable(handler):
-            handler(signal.SIGTERM, None)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-
-
-@contextmanager
-def _set(module: Any, name: str, value: Any) -> Iterator[None]:
-    """A module's setting that has no public way, changed for a while."""
-    before = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)

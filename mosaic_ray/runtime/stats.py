@@ -5,8 +5,9 @@ All of them are sums over samples, so the order in which tasks finish cannot cha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,26 @@ class Totals:
             "tile_counts": _by_number(self.tile_counts),
             "token_histogram": _by_number(self.token_histogram),
         }
+
+
+def perfect_shuffle_share(tile_counts: Mapping[str, int], file_records: Sequence[int]) -> float:
+    """The share of samples of several records that would hold more than one file, were the whole corpus shuffled.
+
+    tile_counts: number of samples by number of tiles. file_records: records of each file.
+
+    Exact for tiles drawn without replacement: k of them come from one file of n records of N with probability
+    n (n-1) ... (n-k+1) / (N (N-1) ... (N-k+1)).
+    """
+    total = sum(file_records)
+    several = {int(k): count for k, count in tile_counts.items() if int(k) > 1}
+    if not several:
+        return 0.0
+    alike = sum(count * sum(_all_of_one(n, total, k) for n in file_records) for k, count in several.items())
+    return 1.0 - alike / sum(several.values())
+
+
+def _all_of_one(records: int, total: int, tiles: int) -> float:
+    return math.prod((records - j) / (total - j) for j in range(tiles)) if records >= tiles else 0.0
 
 
 def _by_number(counts: Counter[str]) -> dict[str, int]:

@@ -18,6 +18,8 @@ from mosaic_ray.errors import InputError, Interrupted, MosaicError, TaskError, T
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.ray_engine import RayEngine
 
+pytestmark = pytest.mark.timeout(120)
+
 MOST = 2
 
 
@@ -55,7 +57,7 @@ class Diary:
     def prepare(self) -> None:
         self.prepared += 1
 
-    def __call__(self, item: int) -> tuple[int, int, int]:
+    def __call__(self, _: int) -> tuple[int, int, int]:
         time.sleep(0.01)
         self.served += 1
         return os.getpid(), self.prepared, self.served
@@ -109,17 +111,17 @@ class TestEngine:
         assert sorted(results) == [(n, n * n) for n in range(count)]
 
     def test_items_are_taken_as_they_are_needed(self, engine: Engine) -> None:
-        taken = 0
+        taken: list[int] = []
 
         def endless() -> Iterator[int]:
-            nonlocal taken
-            for taken in itertools.count(1):
-                yield taken
+            for number in itertools.count():
+                taken.append(number)
+                yield number
 
         results = engine.map(Square(), endless(), describe=describe)
         first = list(itertools.islice(results, 50))
         assert len({item for item, _ in first}) == 50
-        assert taken <= 50 + 2 * MOST
+        assert len(taken) <= 50 + 2 * MOST
         results.close()  # type: ignore[attr-defined]
         assert sorted(engine.map(Square(), [5, 6], describe=describe)) == [(5, 25), (6, 36)]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import pickle
 import socket
 import subprocess
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
 import s3fs
@@ -22,7 +27,10 @@ from werkzeug import Request, Response
 from werkzeug.serving import make_server
 
 from mosaic_ray.errors import InputError, StorageError
+from mosaic_ray.io.inventory import find_inputs, input_storage, take_inventory
+from mosaic_ray.io.readers import read_cells, read_rows
 from mosaic_ray.io.storage import RANGE_LIMIT, Storage
+from mosaic_ray.records import Source
 
 BUCKET = "corpus"
 
@@ -200,6 +208,17 @@ def test_the_endpoint_may_be_an_option(s3: str, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.usefixtures("s3")
+def test_a_file_replaced_under_its_reader_is_not_mixed() -> None:
+    storage = Storage.at(f"s3://{BUCKET}", error=InputError)
+    storage.publish("f", b"old" * 1000)
+    with storage.open_random("f") as file:
+        assert file.read(3) == b"old"
+        storage.publish("f", b"new" * 1000)
+        with pytest.raises(InputError, match=f"^s3://{BUCKET}/f: the file was replaced while it was read; let its"):
+            file.read(3)
+
+
+@pytest.mark.usefixtures("s3")
 def test_a_long_file_reaches_s3_in_parts_and_whole(tmp_path: Path) -> None:
     data = b"0123456789abcdef" * (40 << 16)
     made = tmp_path / "made"
@@ -332,6 +351,39 @@ def test_an_unreachable_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_refused_option_is_named() -> None:
     with pytest.raises(StorageError, match=r"refuses the storage options \['nonesuch'\]"):
         Storage.at(f"s3://{BUCKET}", {"nonesuch": "1"}, error=StorageError).read("f")
+
+
+@pytest.mark.parametrize("cell_records", [4, 100])
+def test_an_input_reads_the_same_wherever_it_lies(storage: Storage, cell_records: int) -> None:
+    """Found, taken stock of, staged where needed, and read, on one store."""
+    rows = [{"prompt": f"p{i}", "completion": f"c{i}"} for i in range(50)]
+    text = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    table = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    storage.publish("in/a.jsonl", text)
+    storage.publish("in/b.jsonl.gz", gzip.compress(text))
+    storage.publish("in/c.parquet", table.getvalue())
+    storage.publish("in/d/e.json", json.dumps(rows).encode())
+    found = find_inputs([storage.uri("in")])
+    assert [file.name for file in found.files] == ["a.jsonl", "b.jsonl.gz", "c.parquet", "d/e.json"]
+    assert [file.name for file in find_inputs([storage.uri("in/*.gz"), storage.uri("in/d/e.json")]).files] == [
+        "b.jsonl.gz",
+        "e.json",
+    ]
+    source = input_storage(storage.uri("in"))
+    for each in found.files:
+        file = take_inventory(each, source=source, cell_records=cell_records, stage=storage.under("out"))
+        assert file.staged == (cell_records == 4 and each.name != "a.jsonl")
+        assert (file.digest is None) == (each.name == "c.parquet" and storage.protocol == "s3")
+        read = list(read_cells(file, file.cells, source=source, stage=storage.under("out")))
+        assert read == [(Source(each.name, i), row) for i, row in enumerate(rows)]
+        assert list(read_rows(file, [(10, 12)], source=source)) == read[10:12]
+        time.sleep(0.002)  # a memory file knows when it was made to the microsecond
+        content = bytearray(source.read(file.path))
+        content[len(content) // 2] ^= 1
+        source.publish(file.path, bytes(content))
+        with pytest.raises(InputError, match="the file has changed since this run took its inventory"):
+            list(read_cells(file, file.cells, source=source, stage=storage.under("out")))
 
 
 def test_no_reader_ever_sees_half_a_file(storage: Storage) -> None:

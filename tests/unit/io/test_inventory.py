@@ -85,9 +85,11 @@ class TestFinding:
         assert names(tmp_path / "**/*.json") == ["d/a1/x.json", "d/a2/y.json", "d/b/z.json"]
 
     def test_brackets_in_a_name_are_no_wildcard_where_the_file_is_there(self, tmp_path: Path) -> None:
-        put(tmp_path)
         (tmp_path / "x[1].json").write_bytes(b"[]")
         assert names(tmp_path / "x[1].json") == ["x[1].json"]
+        (tmp_path / "y[1]").mkdir()
+        (tmp_path / "y[1]" / "z.json").write_bytes(b"[]")
+        assert names(tmp_path / "y[1]/") == ["y[1]/z.json"]
 
     def test_relative_globs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         put(tmp_path, x__json=b"")
@@ -145,16 +147,11 @@ class TestCells:
             assert cell.digest == hashlib.blake2b(data, digest_size=8).hexdigest()
 
     def test_blank_lines_are_rows_but_no_records(self, tmp_path: Path) -> None:
-        put(
-            tmp_path,
-            a__jsonl=b'\xef\xbb\xbf\n{"prompt": "", "completion": ""}\r\n\r\n \n{"prompt": "", "completion": ""}',
-        )
+        row = b'{"prompt": "", "completion": ""}'
+        put(tmp_path, a__jsonl=b"\xef\xbb\xbf\n" + row + b"\r\n\r\n \n" + row)
         file = take(tmp_path / "a.jsonl", cell_records=1)
         assert (file.rows, file.records) == (5, 2)
-        assert [(cell.row, cell.rows, cell.records, cell.offset) for cell in file.cells] == [
-            (0, 4, 1, 3),
-            (4, 1, 1, 43),
-        ]
+        assert [(c.row, c.rows, c.records, c.offset) for c in file.cells] == [(0, 4, 1, 3), (4, 1, 1, 42)]
 
     def test_no_cell_is_longer_than_its_limit_except_for_one_record(self, tmp_path: Path) -> None:
         long = [CELL_BYTES // 3] * 4 + [2 * CELL_BYTES, 10, 10]
@@ -261,13 +258,9 @@ class TestShapes:
 
     def test_a_file_without_any_object_is_refused(self, tmp_path: Path) -> None:
         put(tmp_path, a__json=json.dumps({"data": ROWS}, indent=1).encode(), b__json=b'["x", 1]')
-        with pytest.raises(
-            InputError, match=r"a\.json: not one of its rows is a JSON object \(row 0: .*write one object"
-        ):
+        with pytest.raises(InputError, match=r"a\.json: not one of its rows is a JSON object \(row 0: .*write one"):
             take(tmp_path / "a.json")
-        with pytest.raises(
-            InputError, match=r"b\.json: not one of its rows is a JSON object \(row 0: it is of type str"
-        ):
+        with pytest.raises(InputError, match=r"b\.json: not one of its rows is a JSON object \(row 0: it is of"):
             take(tmp_path / "b.json")
 
 
@@ -321,5 +314,5 @@ class TestDamage:
     def test_no_room_for_the_staged_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         put(tmp_path, a__jsonl__gz=gzip.compress(LINES))
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
-        with pytest.raises(StorageError, match="gone: a copy of an input file cannot be written here .*set TMPDIR"):
+        with pytest.raises(StorageError, match=r"gone: a copy of an input file cannot be written here .*set TMPDIR"):
             take(tmp_path / "a.jsonl.gz", cell_records=1, stage=tmp_path / "out")

@@ -1,0 +1,39 @@
+# Needs Python 3.11 or later and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/run.done
+	rm -rf $(DEMO)
+	$(BIN)/python jobs/mosaic_corpus.py --output $(DEMO)
+	$(BIN)/mosaic-ray explain $(DEMO)/data/train-00001-of-00004.parquet:6
+	@echo
+	@echo "samples      $(DEMO)/data/"
+	@echo "report       $(DEMO)/report.html"
+	@echo "card         $(DEMO)/README.md"
+	@echo "manifest     $(DEMO)/manifest.json"
+	@echo "their source mosaic_ray/embedded/corpus/"
+
+test: $(VENV)/test.done lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/run.done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test.done: $(VENV)/run.done
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info

@@ -1,0 +1,95 @@
+"""The sections of the report that are charts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mosaic_ray.pages.charts import Amount, bars, binned, histogram, stack
+from mosaic_ray.pages.markup import figure, legend
+from mosaic_ray.pages.style import CATEGORIES
+from mosaic_ray.pages.text import counted, escaped, share
+from mosaic_ray.runtime.stats import TOKEN_BUCKET
+
+
+def records(manifest: Mapping[str, Any]) -> str:
+    """Composed, passed through, rejected: the same in every epoch, for the accounting balances."""
+    epoch, policies = manifest["accounting"]["epochs"][0], manifest["policies"]
+    amounts = (
+        Amount("composed into samples", epoch["composed"], "c1"),
+        Amount("passed through whole", epoch["passed"], "c2"),
+        Amount("rejected", epoch["rejected"], "c3"),
+    )
+    notes = (
+        (policies["first_turn_only"], "cut to the first turn"),
+        (policies["special_tokens"], "freed of a spelt special token"),
+    )
+    said = "".join(f" {counted(number, 'record')} {words}." for number, words in notes if number)
+    return (
+        f"<p>In every epoch: {epoch['composed']:,} composed + {epoch['passed']:,} passed through + "
+        f"{epoch['rejected']:,} rejected = {counted(manifest['accounting']['records'], 'record')}.{said}</p>"
+        f"<figure>{stack(amounts, label='Records of an epoch')}{legend(amounts)}</figure>"
+    )
+
+
+def distributions(manifest: Mapping[str, Any]) -> str:
+    totals = manifest["totals"]
+    colours = _colours(totals["strategies"])
+    strategies = [Amount(name, number, colours[name]) for name, number in totals["strategies"].items()]
+    charts = [
+        _tiles(totals),
+        _tokens(totals, manifest["settings"]["max_tokens"]),
+        figure("Strategies", bars(strategies, label="Samples by strategy"), "Samples by how they were composed."),
+    ]
+    for strategy, kinds in _by_strategy(totals["kinds"]).items():
+        amounts = [Amount(kind, number, colours[strategy]) for kind, number in kinds.items()]
+        said = f"Samples of strategy {strategy} by kind"
+        charts.append(figure(f"Kinds of {strategy}", bars(amounts, label=said), f"{said}."))
+    return f'<div class="charts">{"".join(charts)}</div>'
+
+
+def mixing(totals: Mapping[str, Any]) -> str:
+    mixed, several, samples = totals["mixed"], totals["several"], totals["samples"]
+    amounts = (
+        Amount("records of more than one file", mixed, "c4"),
+        Amount("several records of one file", several - mixed, "c2"),
+        Amount("a single record", samples - several, "c6"),
+    )
+    said = f"{share(mixed, several)} of the samples of several records hold records of more than one source file."
+    chart = f"<figure>{stack(amounts, label='Samples by what they hold')}{legend(amounts)}</figure>"
+    return f"<p>{escaped(said)}</p>{chart}" if several else chart
+
+
+def _tiles(totals: Mapping[str, Any]) -> str:
+    counts = {int(tiles): number for tiles, number in totals["tile_counts"].items()}
+    bins = binned(counts, start=1, width=1, end=max(counts) + 1)
+    said = f"From {min(counts):,} to {max(counts):,}, {totals['tiles'] / totals['samples']:.2f} on average"
+    chart = histogram(bins, unit="records in a sample", label=f"Samples by number of records. {said}", discrete=True)
+    return figure("Records per sample", chart, f"{said}.")
+
+
+def _tokens(totals: Mapping[str, Any], budget: int) -> str:
+    """Against the budget, where the samples come near enough to it to be told apart on one axis."""
+    counts = {int(low): number for low, number in totals["token_histogram"].items()}
+    near = totals["longest"] * 4 >= budget
+    bins = binned(counts, start=0, width=TOKEN_BUCKET, end=budget + 1 if near else max(counts) + TOKEN_BUCKET)
+    mean = f"{totals['tokens'] / totals['samples']:,.0f}"
+    said = f"{mean} on average, {totals['longest']:,} at most, of a budget of {budget:,}"
+    label = f"Samples by number of tokens: {said}"
+    chart = histogram(bins, unit="tokens in a sample", label=label, budget=budget if near else None)
+    alone = f"The same records, each by itself, are {totals['tile_tokens']:,} tokens, the samples {totals['tokens']:,}."
+    return figure("Tokens per sample", chart, f"{said}. {alone}")
+
+
+def _colours(strategies: Iterable[str]) -> dict[str, str]:
+    """``pass`` has the colour of the records passed through; the others take theirs in turn."""
+    composed = [name for name in sorted(strategies) if name != "pass"]
+    return {"pass": "c2"} | {name: CATEGORIES[place % len(CATEGORIES)] for place, name in enumerate(composed)}
+
+
+def _by_strategy(kinds: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    grouped: dict[str, dict[str, int]] = {}
+    for name, number in kinds.items():
+        strategy, _, kind = name.partition("/")
+        grouped.setdefault(strategy, {})[kind] = number
+    return grouped

@@ -1,0 +1,86 @@
+"""From a finished run to its pages: a few rows are read back, whatever the size of the data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import pyarrow.parquet as pq
+
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.pages.card import card
+from mosaic_ray.pages.report import Shown, report
+from mosaic_ray.runtime.driver import Run
+from mosaic_ray.views import ViewSchema
+
+T = TypeVar("T")
+
+CARD: Final = "README.md"
+REPORT: Final = "report.html"
+
+_SAMPLES: Final = 12
+_REJECTS: Final = 10
+_REJECTS_PARTS: Final = 2
+_REJECTS_READ: Final = 1000
+
+
+def publish_pages(run: Run, manifest: Mapping[str, Any]) -> None:
+    """Publish the card and the report at the root of the run's output.
+
+    Reads the first rows of at most 12 parts and of at most two files of rejects.
+    """
+    pages = {CARD: card(manifest), REPORT: report(manifest, _samples(run, manifest), _rejects(run.output, manifest))}
+    for path, text in pages.items():
+        run.output.publish(path, text.encode("utf-8"))
+
+
+def _samples(run: Run, manifest: Mapping[str, Any]) -> list[Shown]:
+    """The first rows of parts spread over the data set."""
+    view = ViewSchema(manifest["settings"]["view"], manifest["tokenizer"]["chat_template"] is not None)
+    parts = _spread([part for part in manifest["parts"] if part["rows"]], _SAMPLES)
+    rows_each = [_SAMPLES // len(parts) + (place < _SAMPLES % len(parts)) for place in range(len(parts))]
+
+    def shown(part: Mapping[str, Any], rows: int) -> list[Shown]:
+        return [
+            Shown(part=part["name"], number=number, messages=view.messages(row), row=row)
+            for number, row in enumerate(_first_rows(run.output, part["name"], rows))
+        ]
+
+    return _joined(shown, parts, rows_each)
+
+
+def _rejects(output: Storage, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Examples, the reasons in turn, so that a rare one is not lost among many of one kind."""
+    parts = _spread(manifest["rejects"]["parts"], _REJECTS_PARTS)
+    rows = _joined(lambda part, most: _first_rows(output, part["name"], most), parts, [_REJECTS_READ] * len(parts))
+    turns: dict[str, int] = {}
+    ordered = []
+    for row in rows:
+        turns[row["reason"]] = turns.get(row["reason"], 0) + 1
+        ordered.append((turns[row["reason"]], row))
+    return [row for _, row in sorted(ordered, key=lambda pair: pair[0])[:_REJECTS]]
+
+
+def _first_rows(output: Storage, path: str, most: int) -> list[dict[str, Any]]:
+    """At most ``most`` rows of the first row group."""
+    with output.open_random(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+        batches = parquet.iter_batches(batch_size=most, row_groups=[0])
+        return list(next(batches).to_pylist())
+
+
+def _joined(
+    read: Callable[[Mapping[str, Any], int], list[T]], parts: Sequence[Mapping[str, Any]], rows: Sequence[int]
+) -> list[T]:
+    """What is read of several parts at once, in their order."""
+    if not parts:
+        return []
+    with ThreadPoolExecutor(len(parts)) as pool:
+        return [row for found in pool.map(read, parts, rows) for row in found]
+
+
+def _spread(items: Sequence[T], most: int) -> list[T]:
+    """At most ``most`` items, from the first to the last at even distances."""
+    if len(items) <= most:
+        return list(items)
+    return [items[place * (len(items) - 1) // (most - 1)] for place in range(most)]

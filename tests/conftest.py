@@ -1,0 +1,69 @@
+"""What the tests share: corpora made on the spot, and the job as a user starts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+JOB = ROOT / "jobs" / "mosaic_corpus.py"
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def job_command(*arguments: str) -> list[str]:
+    return [sys.executable, str(JOB), *arguments]
+
+
+def job_environment(**extra: str) -> dict[str, str]:
+    """The environment of a user who has no cluster and no store in it."""
+    dropped = ("RAY_ADDRESS", "AWS_ENDPOINT_URL")
+    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    return {**kept, "PYTHONPATH": str(ROOT), **extra}
+
+
+@pytest.fixture(scope="session")
+def run_job() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the job script to its end: ``run_job("--input", ..., env={...})``."""
+
+    def run(*arguments: str, env: Mapping[str, str] | None = None, timeout: float = 240) -> Any:
+        return subprocess.run(
+            job_command(*arguments),
+            env=job_environment(**(env or {})),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sorted_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6,000 records in 20 files, each file one task: a corpus that lies sorted by source, as real ones do."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for task in range(20):
+        rows = [
+            {
+                "prompt": f"Task {task}: count from {n} to {n + 4 + task % 5}, then name the {'sum' if n % 2 else 'last'}.",
+                "completion": " ".join(str(i) for i in range(n, n + 5 + task % 5)) + f"\nDone {task}/{n}.",
+            }
+            for n in range(300)
+        ]
+        write_jsonl(folder / f"task_{task:02d}.jsonl", rows)
+    return folder

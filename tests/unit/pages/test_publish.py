@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow.parquet as pq
+import pytest
+
+from mosaic_ray.errors import StorageError
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.pages import publish_pages
+from mosaic_ray.runtime.driver import Run
+
+MOST_CHARACTERS = 2_000_000
+
+
+class Watched(Storage):
+    """A storage that remembers what was opened, and fetched."""
+
+    opened: list[str]
+
+    def open_random(self, path: str) -> BinaryIO:
+        self.opened.append(path)
+        return super().open_random(path)
+
+    def read(self, path: str) -> bytes:
+        raise AssertionError(f"{path} was read whole")
+
+
+@pytest.fixture
+def copied(made: Any, tmp_path: Path) -> Run:
+    """The run over a copy of its output, watched."""
+    root = shutil.copytree(made.folder, tmp_path / "copy")
+    storage = Watched("file", str(root), (), StorageError)
+    object.__setattr__(storage, "opened", [])
+    return replace(made.run, output=storage)
+
+
+def test_both_pages_are_in_place_before_the_manifest(made: Any) -> None:
+    assert {"README.md", "report.html"} <= made.seen_at_finish
+    assert "manifest.json" not in made.seen_at_finish
+    assert (made.folder / "README.md").read_text(encoding="utf-8").startswith("---\n")
+    assert (made.folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert len((made.folder / "report.html").read_text(encoding="utf-8")) < MOST_CHARACTERS
+
+
+def test_the_card_leads_to_the_parts_and_only_there(made: Any) -> None:
+    parts = sorted(str(path.relative_to(made.folder)) for path in made.folder.glob("data/train-*.parquet"))
+    assert parts == [part["name"] for part in made.manifest["parts"]]
+    assert list(made.folder.glob("rejects/*.parquet"))
+
+
+def test_datasets_loads_the_samples_by_the_card_alone(made: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    loaded = datasets.load_dataset(str(made.folder), cache_dir=str(tmp_path))
+    assert list(loaded) == ["train"]
+    assert len(loaded["train"]) == made.manifest["totals"]["samples"]
+    first = pq.read_table(made.folder / made.manifest["parts"][0]["name"]).to_pylist()[0]
+    assert loaded["train"][0] == first
+
+
+def test_a_bounded_number_of_parts_is_read(made: Any, copied: Any) -> None:
+    publish_pages(copied, made.manifest)
+    data = [path for path in copied.output.opened if path.startswith("data/")]
+    rejects = [path for path in copied.output.opened if path.startswith("rejects/")]
+    names = [part["name"] for part in made.manifest["parts"]]
+    assert len(names) == 24
+    assert len(set(data)) == len(data) == 12
+    assert {names[0], names[-1]} <= set(data)
+    assert len(rejects) == 2 < len(made.manifest["rejects"]["parts"])
+
+
+def test_samples_come_from_all_over_the_data_set(made: Any) -> None:
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count("<details") == 12
+    for epoch in range(4):
+        assert f"e{epoch}-t" in page
+
+
+@pytest.mark.parametrize("view", ["prompt-completion", "alpaca"])
+def test_few_parts_give_several_rows_each_in_every_view(make: Any, view: str) -> None:
+    made = make(view=view, epochs=1)
+    assert len(made.manifest["parts"]) == 1
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
+    rows = pq.read_table(made.folder / made.manifest["parts"][0]["name"]).num_rows
+    assert page.count("<details") == min(12, rows) == 12
+    assert all(f"e0-t00000-s{n:06d}" in page for n in range(12))
+
+
+def test_parts_without_rows_are_passed_over(made: Any, copied: Any) -> None:
+    manifest = json.loads(json.dumps(made.manifest))
+    for part in manifest["parts"][1:]:
+        part["rows"] = 0
+    publish_pages(copied, manifest)
+    assert [path for path in copied.output.opened if path.startswith("data/")] == [manifest["parts"][0]["name"]]
+
+
+def test_examples_of_rejects_take_the_reasons_in_turn(made: Any) -> None:
+    page = (made.folder / "report.html").read_text(encoding="utf-8").split("<h3>Examples</h3>")[1]
+    assert page.count("<td>not_json</td>") >= 2
+    assert page.count("<td>empty_response</td>") >= 1
+
+
+def test_the_same_pages_again(made: Any, copied: Any, tmp_path: Path) -> None:
+    for name in ("README.md", "report.html"):
+        (tmp_path / "copy" / name).unlink()
+    publish_pages(copied, made.manifest)
+    for name in ("README.md", "report.html"):
+        assert (tmp_path / "copy" / name).read_bytes() == (made.folder / name).read_bytes()
+
+
+def test_a_lost_part_is_named(made: Any, copied: Any) -> None:
+    manifest = json.loads(json.dumps(made.manifest))
+    manifest["parts"][0]["name"] = "data/lost.parquet"
+    with pytest.raises(StorageError, match=r"data/lost\.parquet"):
+        publish_pages(copied, manifest)
