@@ -14,7 +14,7 @@ from mosaic_ray.io.cells import Cell, InputFile
 from mosaic_ray.io.shapes import excerpt
 from mosaic_ray.io.staging import unpack
 from mosaic_ray.io.storage import RANGE_LIMIT, Storage
-from mosaic_ray.io.streams import Refusal, batch_rows, chunks, elements, lines, opening, parquet, parse
+from mosaic_ray.io.streams import Refusal, batch_rows, chunks, elements, lines, opening, parquet, parse, sha256
 from mosaic_ray.records import Reject, Source
 
 Row = tuple[Source, Mapping[str, Any] | Reject]
@@ -78,13 +78,16 @@ def _plain(file: InputFile) -> bool:
 
 
 def _check_unchanged(file: InputFile, source: Storage) -> None:
-    """By size and ETag. Where there is no ETag, the time of the last change stands in, unless cells have digests."""
+    """By size and the store's mark. A file whose mark differs (touched, copied to another store) is read to know,
+    unless its cells have digests of their own."""
     now = source.info(file.path)
-    same = now.size == file.size and now.etag == file.etag
-    if same and file.etag is None and not _plain(file):
-        same = now.modified == file.modified
-    if not same:
-        raise _changed(file, source)
+    if now.size == file.size:
+        marked = (now.etag, file.etag) if file.etag is not None else (now.modified, file.modified)
+        if _plain(file) or (marked[0] is not None and marked[0] == marked[1]):
+            return
+        if file.digest is not None and sha256(source, file.path) == file.digest:
+            return
+    raise _changed(file, source)
 
 
 def _changed(file: InputFile, source: Storage) -> InputError:

@@ -48,14 +48,19 @@ def distributions(manifest: Mapping[str, Any]) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def mixing(totals: Mapping[str, Any]) -> str:
-    mixed, several, samples = totals["mixed"], totals["several"], totals["samples"]
+def mixing(manifest: Mapping[str, Any]) -> str:
+    """Against what a shuffle of the whole corpus would give."""
+    found, samples = manifest["mixing"], manifest["totals"]["samples"]
+    mixed, several = found["mixed"], found["several"]
     amounts = (
         Amount("records of more than one file", mixed, "c4"),
         Amount("several records of one file", several - mixed, "c2"),
         Amount("a single record", samples - several, "c6"),
     )
-    said = f"{share(mixed, several)} of the samples of several records hold records of more than one source file."
+    said = (
+        f"{share(mixed, several)} of the samples of several records hold records of more than one source file. "
+        f"A perfect shuffle of the whole source would give {share(found['perfect_shuffle'], 1)}."
+    )
     chart = f"<figure>{stack(amounts, label='Samples by what they hold')}{legend(amounts)}</figure>"
     return f"<p>{escaped(said)}</p>{chart}" if several else chart
 

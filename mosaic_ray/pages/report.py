@@ -40,7 +40,7 @@ def report(manifest: Mapping[str, Any], samples: Sequence[Shown], rejects: Seque
     sections = (
         ("records", "Where the records went", records(manifest)),
         ("distributions", "What the samples are like", distributions(manifest)),
-        ("mixing", "How well the source is mixed", mixing(manifest["totals"])),
+        ("mixing", "How well the source is mixed", mixing(manifest)),
         ("samples", "Samples", _samples(manifest, samples)),
         ("rejects", "Rejected records", _rejects(manifest, rejects)),
         ("source", "Source files", _source(manifest["inventory"])),
@@ -118,7 +118,7 @@ def _sample(output: str, sample: Shown, *, opened: bool) -> str:
         for tile, source in enumerate(row["sources"][:_MOST_SOURCES], 1)
     ]
     more = len(row["sources"]) - _MOST_SOURCES
-    place = str(f"{output}/{sample.part}:{sample.number}")
+    place = shlex.quote(f"{output}/{sample.part}:{sample.number}")
     drawn = [(escaped(field), in_code(value)) for field, value in _flat(json.loads(row["params"]))]
     counts = f"{counted(row['tiles'], 'record')} · {counted(row['token_count'], 'token')}"
     return (

@@ -33,6 +33,7 @@ from mosaic_ray.io.manifest import (
     publish_manifest,
     read_manifest,
 )
+from mosaic_ray.io.shapes import check_mapping
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.ledger import Ledger
@@ -112,6 +113,8 @@ class Run:
 def open_run(job: Job) -> Run:
     """Open the places of a job and load its tokenizer; nothing is written."""
     places = job.places
+    if job.settings.columns:
+        check_mapping({str(role): column for role, column in job.settings.columns.items()})
     addresses = [str(corpus_path()) if uri == EMBEDDED else uri for uri in places.input]
     tokenizer = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
     return Run(
@@ -166,6 +169,11 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
     files = [taken[file.name] for file in found]
     if known:
         _refuse_other_input(run, earlier, files)
+    if run.settings.columns and not any(file.shape.kind == "columns" for file in files):
+        pairs = ",".join(f"{role}={column}" for role, column in run.settings.columns.items())
+        raise InputError(
+            f"--columns {pairs}: no file of the input has these columns; correct the names, or leave it out"
+        )
     shapes = Counter(file.shape.kind for file in files if file.records)
     log.info("%d files; by shape: %s", len(files), ", ".join(f"{kind} {count}" for kind, count in shapes.most_common()))
     empty = [file.name for file in files if file.records == 0]

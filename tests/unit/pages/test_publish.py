@@ -11,8 +11,10 @@ import pytest
 
 from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
+from mosaic_ray.io.writers import to_parquet
 from mosaic_ray.pages import publish_pages
 from mosaic_ray.runtime.driver import Run
+from mosaic_ray.views import REJECT_SCHEMA
 
 MOST_CHARACTERS = 2_000_000
 
@@ -98,7 +100,18 @@ def test_parts_without_rows_are_passed_over(made: Any, copied: Any) -> None:
     assert [path for path in copied.output.opened if path.startswith("data/")] == [manifest["parts"][0]["name"]]
 
 
-def test_examples_of_rejects_take_the_reasons_in_turn(made: Any) -> None:
+def test_a_rare_reason_is_among_the_examples(made: Any, copied: Any, tmp_path: Path) -> None:
+    name = made.manifest["rejects"]["parts"][0]["name"]
+    reasons = ["not_json"] * 50 + ["special_token"] * 20 + ["not_utf8"]
+    rows = [{"file": "a", "row": n, "reason": r, "detail": "", "excerpt": ""} for n, r in enumerate(reasons)]
+    copied.output.publish(name, to_parquet(rows, REJECT_SCHEMA).data)
+    rejects = {**made.manifest["rejects"], "parts": [{"name": name, "rows": len(rows)}]}
+    publish_pages(copied, {**made.manifest, "rejects": rejects})
+    page = (tmp_path / "copy" / "report.html").read_text(encoding="utf-8").split("<h3>Examples</h3>")[1]
+    assert [page.count(f"<td>{reason}</td>") for reason in ("not_json", "special_token", "not_utf8")] == [5, 4, 1]
+
+
+def test_examples_of_rejects_come_from_the_run(made: Any) -> None:
     page = (made.folder / "report.html").read_text(encoding="utf-8").split("<h3>Examples</h3>")[1]
     assert page.count("<td>not_json</td>") >= 2
     assert page.count("<td>empty_response</td>") >= 1

@@ -216,12 +216,22 @@ def test_the_charts_show_the_totals(manifest: dict[str, Any]) -> None:
         assert f"{tiles} records in a sample: {samples:,} samples" in titles
     tokens = [re.fullmatch(r"[\d,]+ to [\d,]+ tokens in a sample: ([\d,]+) samples", title) for title in titles]
     assert sum(int(found[1].replace(",", "")) for found in tokens if found) == totals["samples"]
+    assert any(" to 600 tokens in a sample" in title for title in titles)
     for strategy, samples in totals["strategies"].items():
         assert f"{strategy}: {samples:,}" in titles
     for kind, samples in totals["kinds"].items():
         assert f"{kind.partition('/')[2]}: {samples:,}" in titles
     assert {"Kinds of maskout", "Kinds of permute"} <= set(page.texts("h3"))
-    assert f"{totals['mixed'] / totals['several']:.1%} of the samples of several records" in page.section("mixing")
+
+
+def test_mixing_is_held_against_a_perfect_shuffle(manifest: dict[str, Any]) -> None:
+    manifest["totals"]["samples"] = 1000
+    manifest["mixing"] = {"several": 800, "mixed": 760, "share": 0.95, "perfect_shuffle": 0.97531}
+    text = Page(report(manifest, [], [])).section("mixing")
+    assert "95.0% of the samples of several records hold records of more than one source file" in text
+    assert "A perfect shuffle of the whole source would give 97.5%." in text
+    for piece in ("more than one file: 760 (76.0%)", "of one file: 40 (4.0%)", "a single record: 200 (20.0%)"):
+        assert piece in text
 
 
 def test_a_budget_far_above_every_sample_does_not_flatten_the_chart(manifest: dict[str, Any]) -> None:
@@ -233,11 +243,11 @@ def test_a_budget_far_above_every_sample_does_not_flatten_the_chart(manifest: di
 
 
 def test_a_run_of_single_records_has_a_report(manifest: dict[str, Any]) -> None:
-    manifest["totals"].update(
-        samples=5, tiles=5, several=0, mixed=0, kinds={}, strategies={"pass": 5}, tile_counts={"1": 5}
-    )
+    manifest["totals"].update(samples=5, tiles=5, kinds={}, strategies={"pass": 5}, tile_counts={"1": 5})
+    manifest["mixing"] = {"several": 0, "mixed": 0, "share": 0.0, "perfect_shuffle": 0.0}
     page = Page(report(manifest, [], []))
     assert "1 records in a sample: 5 samples" in page.texts("title")
+    assert "perfect shuffle" not in page.section("mixing")
     assert len(page.all("svg")) == 5
 
 
