@@ -26,8 +26,10 @@ from mosaic_ray.config import Execution, Job, job_from, models_of
 from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.mosaic import MosaicMethod
-from mosaic_ray.runtime.driver import Run, open_run, reopen, run_job, take_stock
+from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
+from mosaic_ray.runtime.run import Run, open_run, reopen
+from mosaic_ray.runtime.stock import take_stock
 
 log = logging.getLogger("mosaic_ray")
 

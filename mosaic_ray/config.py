@@ -103,8 +103,8 @@ class Places(_Frozen):
     def _tokenizer_for_input(self) -> Places:
         if "tokenizer" not in self.model_fields_set and self.input != (EMBEDDED,):
             raise ValueError(
-                "tokenizer: missing. Give --tokenizer the tokenizer of the model to be trained: a directory, or a name on "
-                f"the Hugging Face Hub; or '{EMBEDDED}' for a trial"
+                "tokenizer: missing. Give --tokenizer the tokenizer of the model to be trained: a directory, or a name "
+                f"on the Hugging Face Hub; or '{EMBEDDED}' for a trial"
             )
         return self
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mosaic_ray.io.cells import InputFile
-from mosaic_ray.runtime.driver import Run
 from mosaic_ray.runtime.explain import Explanation
 from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.run import Run
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta", "bright_green")
 _BYTES_PER_TOKEN = 4.0

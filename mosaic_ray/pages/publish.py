@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.pages.card import card
 from mosaic_ray.pages.report import Shown, report
-from mosaic_ray.runtime.driver import Run
+from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import ViewSchema
 
 T = TypeVar("T")

@@ -39,7 +39,7 @@ main{padding:0 16px 64px}
 h1{font-size:clamp(22px,6vw,28px);line-height:1.25;margin:0 0 8px}
 h2{font-size:20px;margin:48px 0 12px}
 h3{font-size:15px;margin:20px 0 8px}
-figure h3{margin-top:0}
+figure h3,summary+h3{margin-top:0}
 p{margin:0 0 12px;max-width:44em}
 .soft,figcaption,dt,th{color:var(--soft)}
 a{color:var(--link)}

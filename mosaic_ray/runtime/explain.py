@@ -14,7 +14,8 @@ from mosaic_ray.errors import SettingsError, VerificationError
 from mosaic_ray.io.cells import Cell, CellTable
 from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.records import Message, Record, Source
-from mosaic_ray.runtime.driver import Run, stored_inventory
+from mosaic_ray.runtime.run import Run
+from mosaic_ray.runtime.stock import stored_inventory
 from mosaic_ray.runtime.task import TaskItem
 
 

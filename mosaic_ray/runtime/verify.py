@@ -22,10 +22,11 @@ from mosaic_ray.io.cells import InputFile
 from mosaic_ray.io.manifest import dataset_digest, read_manifest
 from mosaic_ray.io.writers import content_digest
 from mosaic_ray.records import Message, Record, Source
-from mosaic_ray.runtime.driver import Run, stored_inventory
 from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.plan import Part
 from mosaic_ray.runtime.progress import Progress
+from mosaic_ray.runtime.run import Run
+from mosaic_ray.runtime.stock import stored_inventory
 from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, rejects_path, task_item
 from mosaic_ray.seeding import Key
 from mosaic_ray.views import REJECT_SCHEMA

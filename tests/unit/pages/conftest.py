@@ -13,7 +13,8 @@ from mosaic_ray.config import job_from
 from mosaic_ray.embedded import tokenizer_path
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.pages import publish_pages
-from mosaic_ray.runtime.driver import Run, run_job
+from mosaic_ray.runtime.driver import run_job
+from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.engine import InProcessEngine
 
 HOSTILE = (

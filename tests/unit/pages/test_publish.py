@@ -13,7 +13,7 @@ from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import to_parquet
 from mosaic_ray.pages import publish_pages
-from mosaic_ray.runtime.driver import Run
+from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import REJECT_SCHEMA
 
 MOST_CHARACTERS = 2_000_000

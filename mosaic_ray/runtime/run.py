@@ -1,0 +1,170 @@
+"""A run: a job with its places opened and its tokenizer loaded, and what identifies it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any, Final
+
+import orjson
+from pydantic import BaseModel
+
+from mosaic_ray import __version__
+from mosaic_ray.config import EMBEDDED, Job, Settings, job_from
+from mosaic_ray.embedded import corpus_path, tokenizer_path
+from mosaic_ray.errors import StorageError, VerificationError
+from mosaic_ray.fingerprint import fingerprint
+from mosaic_ray.io.cells import InputFile
+from mosaic_ray.io.inventory import input_storage
+from mosaic_ray.io.manifest import FORMAT_VERSION
+from mosaic_ray.io.shapes import check_mapping
+from mosaic_ray.io.storage import Storage
+from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.task import TaskWork
+from mosaic_ray.tokens import TokenizerSpec, load_tokenizer
+
+log = logging.getLogger("mosaic_ray")
+
+SETTINGS: Final = "_mosaic/settings.json"
+TOKENIZER: Final = "_mosaic/tokenizer.json"
+LIBRARIES: Final = ("pyarrow", "tokenizers", "jinja2")
+"""Libraries whose version can change a byte of the output; a run is not resumed with another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A job with its places opened and its tokenizer loaded.
+
+    addresses, inputs: of each ``--input``, what the user gave and the storage rooted at it or before its wildcard.
+    kept: the identity of a run that was opened again, possibly of another version.
+    """
+
+    job: Job
+    addresses: tuple[str, ...]
+    inputs: tuple[Storage, ...]
+    output: Storage
+    tokenizer: TokenizerSpec
+    kept: dict[str, Any] | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return self.job.settings
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """All that decides the bytes, beside the input itself, as JSON."""
+        return self.kept or {
+            "format_version": FORMAT_VERSION,
+            "mosaic_ray": __version__,
+            "libraries": {name: version(name) for name in LIBRARIES},
+            "method": dict(self.job.method.identity),
+            "settings": self.settings.model_dump(mode="json"),
+            "tokenizer": {
+                "digest": self.tokenizer.digest,
+                "special_tokens": dict(self.tokenizer.special_tokens),
+                "chat_template": self.tokenizer.chat_template,
+            },
+        }
+
+    def fingerprint(self, files: Sequence[InputFile]) -> str:
+        contents = [[f.name, f.size, f.etag, f.digest, f.shape.kind, f.records] for f in files]
+        return fingerprint({"identity": self.identity, "inventory": contents})
+
+    def plan(self, files: Sequence[InputFile]) -> Plan:
+        s = self.settings
+        return Plan(files, seed=s.seed, epochs=s.epochs, task_records=s.task_records)
+
+    def work(self, run: str) -> TaskWork:
+        return TaskWork(
+            run=run,
+            settings=self.settings,
+            method=self.job.method,
+            tokenizer=self.tokenizer,
+            inputs=self.inputs,
+            output=self.output,
+        )
+
+
+def open_run(job: Job) -> Run:
+    """Open the places of a job and load its tokenizer; nothing is written."""
+    places = job.places
+    if job.settings.columns:
+        check_mapping({str(role): column for role, column in job.settings.columns.items()})
+    addresses = [str(corpus_path()) if uri == EMBEDDED else uri for uri in places.input]
+    tokenizer = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
+    return Run(
+        job=job,
+        addresses=tuple(addresses),
+        inputs=tuple(input_storage(uri, places.input_options) for uri in addresses),
+        output=Storage.at(places.output, places.output_options, error=StorageError),
+        tokenizer=load_tokenizer(tokenizer, chat_template=places.chat_template),
+    )
+
+
+def reopen(
+    output: Storage,
+    methods: Mapping[str, type[BaseModel]],
+    *,
+    inputs: Sequence[str] = (),
+    input_options: Mapping[str, str | bool] | None = None,
+) -> Run:
+    """The run that is kept in an output, with its tokenizer; nothing but the output is needed to open it.
+
+    methods: the class of each method by name. inputs, input_options: where the input is now and how to reach it, if
+        that is not as it was.
+
+    Raises VerificationError where there is no run, or one of a method that this version does not know.
+    """
+    if not output.exists(SETTINGS):
+        raise VerificationError(
+            f"{output.uri()}: no {SETTINGS}, so no run of this tool is kept here. Check the address"
+        )
+    stored = orjson.loads(output.read(SETTINGS))
+    identity, kept = stored["identity"], stored["places"]
+    options = {key: value for key, value in identity["method"].items() if key not in ("name", "version")}
+    if identity["method"]["name"] not in methods:
+        raise VerificationError(
+            f"{output.uri()}: made by method {identity['method']['name']!r}, unknown to this version"
+        )
+    if identity["mosaic_ray"] != __version__:
+        log.warning("made by mosaic_ray %s, read by %s: rebuilt bytes may differ", identity["mosaic_ray"], __version__)
+    spec = TokenizerSpec(
+        name=kept["tokenizer"],
+        definition=output.read(TOKENIZER).decode("utf-8"),
+        special_tokens=identity["tokenizer"]["special_tokens"],
+        chat_template=identity["tokenizer"]["chat_template"],
+    )
+    places = {key: kept[key] for key in ("output", "tokenizer", "input_options", "output_options")}
+    if input_options is not None:
+        places["input_options"] = dict(input_options)
+    job = job_from(
+        {**identity["settings"], **places, "input": list(inputs) or kept["input"], **options},
+        methods[identity["method"]["name"]],
+    )
+    return Run(
+        job=job,
+        addresses=job.places.input,
+        inputs=tuple(input_storage(uri, job.places.input_options) for uri in job.places.input),
+        output=output,
+        tokenizer=spec,
+        kept=identity,
+    )
+
+
+def places_entry(run: Run) -> dict[str, Any]:
+    return {
+        "input": [_absolute(uri) for uri in run.addresses],
+        "output": run.output.uri(),
+        "tokenizer": run.tokenizer.name,
+        "input_options": run.job.places.input_options,
+        "output_options": run.job.places.output_options,
+    }
+
+
+def _absolute(uri: str) -> str:
+    """An address that means the same in another working directory."""
+    return uri if "://" in uri else os.path.abspath(os.path.expanduser(uri))
