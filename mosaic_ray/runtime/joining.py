@@ -37,12 +37,28 @@ def knock(address: str) -> None:
             "(http:// is for `ray job submit`; ray:// is not supported)"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+        _connect(host, port)
     except OSError as error:
         raise SettingsError(
             f"nothing answers at {address}, the address of the Ray cluster: {error}. Start the cluster "
             "(`ray start --head`), correct the address or RAY_ADDRESS, or leave both out for a private Ray"
         ) from error
+
+
+def loopback_only(address: str, own: str) -> bool:
+    """Whether a cluster listens at this loopback ``host:port`` and not at the host's own address too."""
+    host, _, port = address.rpartition(":")
+    if host != "localhost" and not host.startswith("127."):
+        return False
+    try:
+        _connect(own, port)
+    except OSError:
+        return True
+    return False
+
+
+def _connect(host: str, port: str) -> None:
+    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager

@@ -46,7 +46,7 @@ from mosaic_ray.runtime.engine import (
     WorkerTraceback,
     prepare,
 )
-from mosaic_ray.runtime.joining import changed, knock, signals_deferred, token_found
+from mosaic_ray.runtime.joining import changed, knock, loopback_only, signals_deferred, token_found
 
 LOSSES: Final = 5
 """How many workers in a row an item may lose by the death of their process. It may be the item that kills them."""
@@ -274,8 +274,11 @@ class RayEngine:
         address = self._address
         if address != "auto":
             knock(address)
+        # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.
+        remote = not loopback_only(address, ray.util.get_node_ip_address())
         try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", remote):
+                ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             raise SettingsError(
                 f"cannot join the Ray cluster at {address}: {str(error).strip()}. "

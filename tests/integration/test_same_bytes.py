@@ -152,6 +152,7 @@ def test_a_cluster_of_three_nodes_loses_one(
         ]
         process = start(*arguments(corpus, output, "--workers", "3", "--ray-address", cluster.address))
         wait_for(lambda: receipts(output) >= 5, process, "5 receipts")
+        assert process.poll() is None
         cluster.remove_node(nodes[1], allow_graceful=False)
         assert process.wait(timeout=240) == 0, (tmp_path / "log-0").read_text()
     finally:
