@@ -154,10 +154,10 @@ def _verify(output: str, recompute: int, **options: Any) -> None:
     run, execution = _finished(output, options)
     with _engine(execution) as engine:
         found = verify(run, engine, recompute=recompute)
+    rebuilt = f" {found.recomputed} parts were rebuilt from the source and have the same bytes." if recompute else ""
     click.echo(
         f"verified {run.output.uri()}: {found.parts} parts, {found.rows:,} samples, {found.tokens:,} tokens. Checksums "
-        f"and accounting hold, every sample obeys its meta-instruction, every token count is exact; {found.recomputed} "
-        "parts were rebuilt from the source and have the same bytes"
+        f"and accounting hold, every sample obeys its meta-instruction, every token count is exact.{rebuilt}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -45,17 +46,20 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
         )
     table.add_row("strategies", ", ".join(f"{name} {count:,}" for name, count in totals["strategies"].items()))
     table.add_row("seconds", str(manifest["created"]["seconds"]))
-    console.print(table, soft_wrap=True)
-    first = f"{places['output'].rstrip('/')}/{manifest['parts'][0]['name']}"
-    console.print(f"\nlook at a sample:  mosaic-ray explain {first}:0", soft_wrap=True, highlight=False)
-    console.print(
-        f"check everything:  mosaic-ray verify {places['output']} --recompute 2", soft_wrap=True, highlight=False
+    console.print(table)
+    console.print()
+    output = places["output"].rstrip("/")
+    load = (
+        f"datasets.load_dataset('parquet', data_files='{output}/data/train-*.parquet', split='train')"
+        if "://" in output
+        else f"datasets.load_dataset({output!r}, split='train')"
     )
-    console.print(
-        f"load it:           datasets.load_dataset({places['output']!r}, split='train')",
-        soft_wrap=True,
-        highlight=False,
-    )
+    for what, how in (
+        ("look at a sample", f"mosaic-ray explain {shlex.quote(output + '/' + manifest['parts'][0]['name'])}:0"),
+        ("check everything", f"mosaic-ray verify {shlex.quote(output)} --recompute 2"),
+        ("load it", load),
+    ):
+        console.print(f"{what + ':':18}{how}", soft_wrap=True, highlight=False, markup=False)
 
 
 def show_plan(run: Run, files: Sequence[InputFile], plan: Plan, console: Console) -> None:

@@ -15,7 +15,6 @@ import math
 import os
 import pickle
 import secrets
-import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -376,8 +375,8 @@ class _Round(Generic[Item, Result]):
         except RayError as error:
             self._lost(seat, error)
             return None
-        what = PREPARING if errand is None else self._describe(errand.item)
         if isinstance(outcome, Failure):
+            what = PREPARING if errand is None else self._describe(errand.item)
             raise outcome.error(what) from WorkerTraceback(outcome.trace)
         seat.call = seat.errand = None
         seat.idle_since = time.monotonic()
@@ -391,13 +390,15 @@ class _Round(Generic[Item, Result]):
         try:
             return errand.item, pickle.loads(outcome)
         except Exception as error:
-            raise Failure.of(error).error(f"reading the result of {what}") from error
+            raise Failure.of(error).error(f"reading the result of {self._describe(errand.item)}") from error
 
     def _lost(self, seat: _Seat, error: RayError) -> None:
         """Take the item back from a worker that is gone, or give up."""
         errand = seat.errand
         self._crew.dismiss(seat)
-        reason = textwrap.shorten(str(error), 400)
+        reason = " ".join(str(error).split())
+        if len(reason) > 800:  # the cause stands in front, or where the worker raised an error, at the end
+            reason = f"{reason[:500]} ... {reason[-300:]}"
         if errand is None:
             self._false_starts += 1
             limit = self._crew.most + LOSSES

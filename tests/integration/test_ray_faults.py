@@ -357,7 +357,9 @@ class TestSettings:
 
 
 class TestPrivateRay:
-    def test_killed_workers_cost_no_item(self, engine: RayEngine, folder: Path) -> None:
+    def test_killed_workers_cost_no_item(
+        self, engine: RayEngine, folder: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         dice, work, kills, done = random.Random(5), Signed(folder), 0, []
         for item, _ in engine.map(work, range(200), describe=describe):
             done.append(item)
@@ -365,18 +367,16 @@ class TestPrivateRay:
                 os.kill(dice.choice(sorted(work.processes())), signal.SIGKILL)
                 kills += 1
         assert kills == 10
+        assert capfd.readouterr().out == "", "standard output belongs to the command"
         assert sorted(done) == list(range(200))
 
-    def test_an_item_that_kills_every_worker_ends_the_map(
-        self, engine: RayEngine, folder: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_an_item_that_kills_every_worker_ends_the_map(self, engine: RayEngine, folder: Path) -> None:
         began = time.monotonic()
         with pytest.raises(TaskError, match=r"task <13> lost its worker 6 times .* memory"):
             list(engine.map(Poison(folder), range(40), describe=describe))
         assert time.monotonic() - began < 40
         # A few more where Ray could not tell at once that it was the process that died.
         assert 6 <= len((folder.parent / "attempts").read_text()) <= 10
-        assert capfd.readouterr().out == "", "standard output belongs to the command"
 
     def test_workers_that_die_at_the_start_end_the_map(self, engine: RayEngine, folder: Path) -> None:
         with pytest.raises(TaskError, match="9 workers in a row were lost before they were ready"):
