@@ -37,7 +37,7 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
     table.add_row(
         "tokens", f"{totals['tokens']:,}; {mean:.0f} a sample on average, {totals['longest']} at most, budget {limit}"
     )
-    if totals["several"]:
+    if totals["several"] and len(manifest["inventory"]) > 1:
         mixing = manifest["mixing"]
         table.add_row(
             "mixing",

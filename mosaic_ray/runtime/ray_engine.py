@@ -245,6 +245,7 @@ class RayEngine:
 
     def _start(self) -> None:
         """A private Ray on 127.0.0.1."""
+        _log.info("starting a private Ray on this machine")
         cpus = None if self._asked is None else math.ceil(self._asked * self._crew.cpus)
         if not token_found():
             # Ray would write a token into the home directory, and every cluster started later would then ask for it.
@@ -271,6 +272,7 @@ class RayEngine:
     def _join(self) -> None:
         """The cluster at the address."""
         address = self._address
+        _log.info("joining the Ray cluster at %s", address)
         if address != "auto":
             knock(address)
         # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.

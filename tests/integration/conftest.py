@@ -1,0 +1,141 @@
+"""A real S3 server: moto's, a process of its own, on 127.0.0.1 over HTTP."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import boto3
+import pytest
+import requests
+
+KEY_ID: Final = "AKIA4711471147114711"
+SECRET: Final = "a-secret-that-nobody-may-see"
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_ADDRESS = re.compile(r"Running on (http://127\.0\.0\.1:\d+)")
+_REQUEST = re.compile(r'"([A-Z]+) (/\S*) HTTP/[\d.]+" (\d+)')
+
+
+class Request(NamedTuple):
+    """One request that the server has answered. ``path`` is ``/bucket/key?query`` as it came over the wire."""
+
+    method: str
+    path: str
+    status: int
+
+    @property
+    def writes(self) -> bool:
+        return self.method in ("PUT", "POST", "DELETE")
+
+
+class S3Server:
+    """A server, what its user has in the environment, and the log of what it was asked."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("w") as out:
+            command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", "0"]
+            self._process = subprocess.Popen(command, stdout=out, stderr=out)
+        deadline = time.monotonic() + 60
+        while (found := _ADDRESS.search(log.read_text())) is None:
+            assert self._process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, "the S3 server did not start"
+            time.sleep(0.05)
+        self.address = found[1]
+        self.client = self.connect("s3")
+
+    def connect(self, service: str) -> Any:
+        """A client of Amazon's own library."""
+        return boto3.client(
+            service,
+            endpoint_url=self.address,
+            region_name="us-east-1",
+            aws_access_key_id=KEY_ID,
+            aws_secret_access_key=SECRET,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"AWS_ENDPOINT_URL": self.address, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+
+    @property
+    def requests(self) -> list[Request]:
+        """All that were answered so far, in the order of their answers."""
+        text = _COLOUR.sub("", self._log.read_text())
+        return [Request(method, path, int(status)) for method, path, status in _REQUEST.findall(text)]
+
+    def asked_for(self, work: Callable[[], object]) -> list[Request]:
+        """What was asked while ``work`` ran."""
+        before = len(self.requests)
+        work()
+        return self.requests[before:]
+
+    def bucket(self, name: str) -> str:
+        self.client.create_bucket(Bucket=name)
+        return name
+
+    def upload(self, folder: Path, bucket: str, prefix: str, **options: str) -> None:
+        """Every file below ``folder``, one object each."""
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                key = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                self.client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes(), **options)
+
+    def objects(self, bucket: str, prefix: str = "") -> dict[str, tuple[str, str]]:
+        """ETag and time of the last change of each object, by its key below the prefix."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        found = [entry for page in pages for entry in page.get("Contents", ())]
+        return {e["Key"].removeprefix(prefix): (e["ETag"], e["LastModified"].isoformat()) for e in found}
+
+    def read(self, bucket: str, key: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
+
+    def pending_uploads(self, bucket: str) -> list[Any]:
+        return list(self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
+
+    def enforce_permissions(self, enforced: bool) -> None:
+        """From now on accept only credentials that IAM knows, for what their policies allow; or accept any."""
+        answer = requests.post(f"{self.address}/moto-api/reset-auth", data="0" if enforced else "inf", timeout=10)
+        assert answer.ok, answer.text
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No credentials, profiles or clusters of the machine the tests run on; and none are looked for elsewhere."""
+    nowhere = str(tmp_path_factory.mktemp("home") / "none")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "RAY_ADDRESS", "RAY_AUTH", "RAY_API")) and name != "AWS_CA_BUNDLE":
+                patch.delenv(name)
+        patch.setenv("AWS_CONFIG_FILE", nowhere)
+        patch.setenv("AWS_SHARED_CREDENTIALS_FILE", nowhere)
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+
+
+@pytest.fixture(scope="module")
+def start_s3(
+    tmp_path_factory: pytest.TempPathFactory, clean_environment: None  # noqa: ARG001 - servers and users inherit it
+) -> Iterator[Callable[[], S3Server]]:
+    """Start a server with no buckets. Each has its own; all end with the module."""
+    started: list[S3Server] = []
+
+    def start() -> S3Server:
+        started.append(S3Server(tmp_path_factory.mktemp("s3") / "log"))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.stop()
