@@ -62,10 +62,11 @@ def sorted_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """6,000 records in 20 files, each file one task: a corpus that lies sorted by source, as real ones do."""
     folder = tmp_path_factory.mktemp("corpus")
     for task in range(20):
+        last = 4 + task % 5
         rows = [
             {
-                "prompt": f"Task {task}: count from {n} to {n + 4 + task % 5}, then name the {'sum' if n % 2 else 'last'}.",
-                "completion": " ".join(str(i) for i in range(n, n + 5 + task % 5)) + f"\nDone {task}/{n}.",
+                "prompt": f"Task {task}: count from {n} to {n + last}, then name the {'sum' if n % 2 else 'last'}.",
+                "completion": " ".join(str(n + i) for i in range(last + 1)) + f"\nDone {task}/{n}.",
             }
             for n in range(300)
         ]

@@ -26,7 +26,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("tiles", [("uniform", "10"), ("fix_max", "2")])
-def test_nearly_as_well_as_a_perfect_shuffle(tiles: tuple[str, str], corpus: Path, tmp_path: Path, run_job: Run) -> None:
+def test_nearly_as_well_as_a_perfect_shuffle(
+    tiles: tuple[str, str], corpus: Path, tmp_path: Path, run_job: Run
+) -> None:
     mode, most = tiles
     done = run_job(
         *("--input", str(corpus), "--output", str(tmp_path / "out"), "--tokenizer", "embedded", "--epochs", "1"),

@@ -1,7 +1,10 @@
-"""A real S3 server: moto's, a process of its own, on 127.0.0.1 over HTTP."""
+"""A real S3 server, and a corpus in every format for it."""
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
 import re
 import subprocess
@@ -12,8 +15,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import boto3
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import requests
+import zstandard
 
 KEY_ID: Final = "AKIA4711471147114711"
 SECRET: Final = "a-secret-that-nobody-may-see"
@@ -36,7 +42,7 @@ class Request(NamedTuple):
 
 
 class S3Server:
-    """A server, what its user has in the environment, and the log of what it was asked."""
+    """Moto's server, a process of its own on 127.0.0.1, with the log of what it was asked."""
 
     def __init__(self, log: Path) -> None:
         self._log = log
@@ -127,7 +133,8 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture(scope="module")
 def start_s3(
-    tmp_path_factory: pytest.TempPathFactory, clean_environment: None  # noqa: ARG001 - servers and users inherit it
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_environment: None,  # noqa: ARG001 - servers and users inherit it
 ) -> Iterator[Callable[[], S3Server]]:
     """Start a server with no buckets. Each has its own; all end with the module."""
     started: list[S3Server] = []
@@ -139,3 +146,58 @@ def start_s3(
     yield start
     for server in started:
         server.stop()
+
+
+LONG: Final = 240
+"""Rows of a file that is staged if it can only be read from its start, at the 256 records a task of these tests."""
+SHORT: Final = 30
+"""Rows of a file that is read again instead."""
+STAGED: Final = 5
+"""Files of the corpus that are staged."""
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1,863 rows: every format, each in a long and a short file; three of the rows cannot be used."""
+    folder = tmp_path_factory.mktemp("corpus")
+    tasks = iter(range(100))
+    for size, rows in (("long", LONG), ("short", SHORT)):
+        made = {
+            f"{size}.jsonl": _lines(_rows(next(tasks), rows)),
+            f"{size}.json": _array(_rows(next(tasks), rows)),
+            f"packed/{size}.jsonl.gz": gzip.compress(_lines(_rows(next(tasks), rows)), mtime=0),
+            f"packed/{size}.jsonl.zst": zstandard.compress(_lines(_rows(next(tasks), rows))),
+            f"packed/{size}.json.gz": gzip.compress(_array(_rows(next(tasks), rows)), mtime=0),
+            f"{size}.parquet": _parquet(_rows(next(tasks), rows)),
+        }
+        for name, data in made.items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
+    (folder / "groups.parquet").write_bytes(_parquet(_rows(next(tasks), LONG), row_group_size=4))
+    with (folder / "long.jsonl").open("a") as file:
+        file.write('{"prompt": "no answer", "completion": ""}\nnot json\n{"prompt": 1, "completion": "a number"}\n')
+    return folder
+
+
+def _rows(task: int, rows: int) -> list[dict[str, str]]:
+    return [
+        {
+            "prompt": f"Task {task}: count from {n} to {n + 5}.",
+            "completion": " ".join(str(i) for i in range(n, n + 6)) + f"\nDone {task}/{n}.",
+        }
+        for n in range(rows)
+    ]
+
+
+def _lines(rows: list[dict[str, str]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _array(rows: list[dict[str, str]]) -> bytes:
+    return json.dumps(rows, indent=1).encode()
+
+
+def _parquet(rows: list[dict[str, str]], **options: int) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink, **options)
+    return sink.getvalue()

@@ -14,8 +14,8 @@ from mosaic_ray.embedded import tokenizer_path
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.pages import publish_pages
 from mosaic_ray.runtime.driver import run_job
-from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.engine import InProcessEngine
+from mosaic_ray.runtime.run import Run
 
 HOSTILE = (
     "<script>document.title='taken over'</script>",
