@@ -9,7 +9,7 @@ DEMO := demo
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
 	$(BIN)/python jobs/mosaic_corpus.py --output $(DEMO)
-	$(BIN)/mosaic-ray explain $(DEMO)/data/train-00001-of-00004.parquet:6
+	$(BIN)/mosaic-ray explain $(DEMO)/data/train-00003-of-00004.parquet:70
 	@echo
 	@echo "samples      $(DEMO)/data/"
 	@echo "report       $(DEMO)/report.html"
