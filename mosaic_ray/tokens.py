@@ -134,7 +134,7 @@ def _try_template(spec: TokenizerSpec) -> None:
     counter = TokenCounter(spec, max_tokens=0)
     try:
         rendered = counter.render(probe)
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template can do arithmetic, so it can fail in every way that Python can
         raise TokenizerError(f"the chat template of {spec.name!r} fails: {_first_line(error)}") from error
     if any(message.content not in rendered for message in probe):
         raise TokenizerError(
@@ -200,11 +200,21 @@ class TokenCounter:
         return self._normalized_control.search(self._normalize(text)) is not None
 
     def without_control(self, text: str, *, strip: bool) -> str:
-        """The text with its control tokens disarmed by a space after their first character, or taken out."""
-        if self._control is None:
+        """The text with its control tokens disarmed by a space after their first character, or taken out.
+
+        One that a space cannot disarm, for instance because it is a single character, is taken out either way.
+        """
+        control = self._control
+        if control is None:
             return text
-        while self._control.search(text):
-            text = self._control.sub("" if strip else _disarm, text)
+
+        def harmless(match: re.Match[str]) -> str:
+            token = match.group()
+            spaced = f"{token[0]} {token[1:]}"
+            return "" if strip or control.search(spaced) else spaced
+
+        while control.search(text):
+            text = control.sub(harmless, text)
         return text
 
     @cached_property
@@ -219,13 +229,11 @@ class TokenCounter:
         return self._encode_batch([text])[0]
 
 
-def _disarm(match: re.Match[str]) -> str:
-    token = match.group()
-    return f"{token[0]} {token[1:]}"
-
-
 def _control_pattern(tokenizer: Tokenizer, spec: TokenizerSpec, *, normalized: bool = False) -> re.Pattern[str] | None:
-    """Longest first, so that of two tokens of which one begins the other the whole one is taken."""
+    """Longest first, so that of two tokens of which one begins the other the whole one is taken.
+
+    normalized: of those tokens that are looked for in the normalised text, each as it is and normalised itself.
+    """
     written = spec.chat_template or ""
     tokens = {
         token.content
@@ -233,7 +241,10 @@ def _control_pattern(tokenizer: Tokenizer, spec: TokenizerSpec, *, normalized: b
         if (token.special or (len(token.content.strip()) > 2 and token.content in written))
         and (token.normalized or not normalized)
     }
-    tokens.update(() if normalized else (t for t in spec.special_tokens.values() if len(t.strip()) > 1))
+    if not normalized:
+        tokens.update(token for token in spec.special_tokens.values() if len(token.strip()) > 1)
+    elif tokenizer.normalizer is not None:
+        tokens.update([tokenizer.normalizer.normalize_str(token) for token in tokens if token.strip()])
     patterns = [re.escape(token) for token in sorted(tokens, key=lambda t: (-len(t), t)) if token.strip()]
     return re.compile("|".join(patterns)) if patterns else None
 

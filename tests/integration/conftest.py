@@ -149,7 +149,7 @@ def start_s3(
 
 
 LONG: Final = 240
-"""Rows of a file that is staged if it can only be read from its start, at the 256 records a task of these tests."""
+"""Rows of a file that is staged if it can only be read from its start, at the 512 records a task of these tests."""
 SHORT: Final = 30
 """Rows of a file that is read again instead."""
 STAGED: Final = 5

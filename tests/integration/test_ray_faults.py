@@ -90,9 +90,7 @@ class Nodes:
 
 
 @pytest.fixture
-def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    # Else ray.init replaces 127.0.0.1 in an address by the host's own.
-    monkeypatch.setattr("ray._private.ray_constants.ENABLE_RAY_CLUSTER", False)
+def nodes() -> Iterator[Nodes]:
     assert not ray.is_initialized(), "the tests with a private Ray come last"
     cluster = Nodes()
     yield cluster
