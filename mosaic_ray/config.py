@@ -35,8 +35,8 @@ class Settings(_Frozen):
     """All that decides the bytes of the output, beside the input and the tokenizer themselves."""
 
     epochs: int = Field(4, ge=1, le=1000, description="Times the whole corpus is tiled, anew each time.")
-    seed: int = Field(0, ge=0, description="Of everything that is drawn.")
-    max_tokens: int = Field(2048, ge=1, description="Token budget of a sample.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything that is drawn.")
+    max_tokens: int = Field(2048, ge=1, le=2**31 - 1, description="Token budget of a sample.")
     view: View = Field("messages", description="Columns for the trainer.")
     columns: dict[Roles, str] = Field(
         {},
@@ -52,7 +52,7 @@ class Settings(_Frozen):
         "escape",
         description="A text that spells a special token: escape it by a space, strip it, or reject the record.",
     )
-    task_records: int = Field(8192, ge=1, description="Records that a task mixes and tiles.")
+    task_records: int = Field(8192, ge=1, le=2**31 - 1, description="Records that a task mixes and tiles.")
 
     @field_validator("columns", mode="before")
     @classmethod

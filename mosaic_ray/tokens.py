@@ -181,6 +181,17 @@ class TokenCounter:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         return self._template(conversation, self.spec.special_tokens)
 
+    def refusal(self, messages: Sequence[Message]) -> str | None:
+        """What the chat template says against a conversation, or None where it renders it.
+
+        Some templates know no system prompt, or take one turn only.
+        """
+        try:
+            self.render(messages)
+        except Exception as error:
+            return _first_line(error)
+        return None
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """The token ids that the trainer will see."""
         return list(self._encode(self.render(messages)).ids)

@@ -33,19 +33,42 @@ class Part(NamedTuple):
 def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Part:
     """The rows as one Parquet file of exactly this schema.
 
-    Raises MosaicError that names the column and shows both types where a row does not fit the schema.
+    Raises MosaicError that names row and column, and shows value and schema, where a row does not fit the schema.
     """
-    try:
-        table = pa.Table.from_pylist(list(rows), schema=schema).combine_chunks()
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise MosaicError(
-            f"rows do not fit the schema they are declared to have: {error}. Declared:\n{schema}"
-        ) from error
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, schema, compression="zstd", compression_level=3, write_page_checksum=True) as writer:
-        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    declared = set(schema.names)
+    try:
+        if any(row.keys() - declared for row in rows):
+            raise ValueError("a column that is not declared")
+        table = pa.Table.from_pylist(list(rows), schema=schema).combine_chunks()
+        with pq.ParquetWriter(
+            sink, schema, compression="zstd", compression_level=3, write_page_checksum=True
+        ) as writer:
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+    except (ValueError, TypeError, OverflowError) as error:  # Arrow's own errors are among these
+        raise MosaicError(
+            f"rows do not fit the schema they are declared to have: {_misfit(rows, schema) or error}. "
+            f"Declared:\n{schema}"
+        ) from error
     data = sink.getvalue().to_pybytes()
     return Part(data, len(rows), hashlib.sha256(data).hexdigest(), content_digest(rows, schema))
+
+
+def _misfit(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> str | None:
+    """Which value does not fit; Arrow alone tells neither row nor column."""
+    for number, row in enumerate(rows):
+        for name in row:
+            if name not in schema.names:
+                return f"row {number} has the column {name!r}, which is not declared"
+        for field in schema:
+            value = row.get(field.name)
+            if value is None and not field.nullable:
+                return f"row {number}, column {field.name!r}: null, where {field.type} is declared"
+            try:
+                pa.array([value], field.type)
+            except (ValueError, TypeError, OverflowError):
+                return f"row {number}, column {field.name!r}: {repr(value)[:100]}, where {field.type} is declared"
+    return None
 
 
 def content_digest(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
 from typing import Any, Final
 
 from mosaic_ray.errors import RejectShareError, StorageError, TaskError
@@ -38,6 +39,8 @@ class Ledger:
         self.slowest: list[tuple[float, int]] = []
         self._plan = plan
         self._share = max_reject_share
+        # Of the share as it is written: 0.57 of 100 records is 57, while the product of the floats is less.
+        self._allowed = int(Fraction(str(max_reject_share)) * plan.records)
         self._parts: dict[int, dict[str, Any]] = {}
         self._rejects_parts: dict[int, dict[str, Any]] = {}
 
@@ -60,7 +63,7 @@ class Ledger:
             self._parts[index] = {name: part[name] for name in _PART_FIELDS} | tokens
         if receipt.rejects_part is not None:
             self._rejects_parts[receipt.task] = dict(receipt.rejects_part)
-        if self.rejected > self._share * self._plan.records:
+        if self.rejected > self._allowed:
             raise RejectShareError(self._too_many())
 
     def resume(self, output: Storage) -> None:
@@ -109,7 +112,7 @@ class Ledger:
         main = self.rejects.most_common(1)[0][0]
         return (
             f"{self.rejected} of {total} records ({self.rejected / total:.1%}) were rejected so far, and "
-            f"--max-reject-share {self._share} allows {int(self._share * total)}: {reasons} ({main}: {REASONS[main]}). "
+            f"--max-reject-share {self._share} allows {self._allowed}: {reasons} ({main}: {REASONS[main]}). "
             "The files under rejects/ in the output name each; mend the input or the settings, or raise the share"
         )
 

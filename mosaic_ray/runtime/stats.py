@@ -21,7 +21,7 @@ TOKEN_BUCKET = 64
 class Totals:
     """What came out: over samples and, by strategy, kind and number of tiles.
 
-    strategies, kinds (``strategy/kind``), wordings (``family/number``) and tiles: number of samples of each.
+    strategies, kinds (``strategy/kind``), tile_counts: number of samples of each.
     tile_tokens: tokens of the records rendered alone, summed over samples: what training on the records costs.
     token_histogram: number of samples in each bucket of TOKEN_BUCKET tokens, keyed by the bucket's lower edge.
     several, mixed: samples of two records and more; those of them that hold records of more than one file.

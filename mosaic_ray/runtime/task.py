@@ -267,9 +267,11 @@ class TaskWork:
         return read_cells(file, cells, source=source, stage=self.output)
 
     def _admit(self, record: Record, loaded: Loaded) -> Record | Reject:
-        """The record if the view can show it, with no control token left in it."""
+        """The record if view and chat template can show it, with no control token left in it."""
         if not self.view.holds(record.messages):
             return _refuse(record, "not_in_view", f"{len(record.messages)} turns in view {self.settings.view}")
+        if record.whole and (words := self.counter.refusal(record.messages)) is not None:
+            return _refuse(record, "bad_messages", f"the chat template refuses it: {words}")
         spelt = [message for message in record.messages if self.counter.spells_control(message.content)]
         if not spelt:
             return record

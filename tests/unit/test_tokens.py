@@ -62,7 +62,8 @@ def with_tokens(*tokens: str | AddedToken, normalizer: Any = None, template: str
 
 def conversation(turns: list[tuple[str, str]], system: str | None) -> tuple[Message, ...]:
     first = () if system is None else (Message("system", system),)
-    return (*first, *(Message(role, text) for pair in turns for role, text in zip(("user", "assistant"), pair, strict=True)))
+    spoken = [Message(role, text) for pair in turns for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return (*first, *spoken)
 
 
 class TestCounts:
@@ -111,9 +112,11 @@ class TestCounts:
 
 
 # Tokens one in the other, one that begins another, one with a space, a single character, one of a normalised text.
-TOKENS = ("[START]", "<<[START]>>", "[START]!", "[A B]", "§", "aXa", "X")
+TOKENS = ("[START]", "<<[START]>>", "[START]!", "[A B]", "☂", "aXa")
 PIECES = st.lists(
-    st.sampled_from([*TOKENS, "[", "START", "]", "[ START]", "<<", "[A", " B]", "<|eos|>", "<|e", "os|>", "a", " "])
+    st.sampled_from(
+        [*TOKENS, "[", "START", "]", "[ START]", "<<", "[A", " B]", "<|eos|>", "<|e", "os|>", "aX", "Xa", " "]
+    )
     | st.text(max_size=3)
 ).map("".join)
 
@@ -127,7 +130,7 @@ class TestControlTokens:
         assert not any(token in clean for token in TOKENS)
         ids = measure.encode([Message("user", clean), Message("assistant", "")])
         tokenizer = Tokenizer.from_str(measure.spec.definition)
-        added = {index for index, token in tokenizer.get_added_tokens_decoder().items()}
+        added = set(tokenizer.get_added_tokens_decoder())
         empty = measure.encode([Message("user", ""), Message("assistant", "")])
         assert sum(i in added for i in ids) == sum(i in added for i in empty), "nothing in the text became one"
         if not measure.spells_control(text):
@@ -140,7 +143,7 @@ class TestControlTokens:
             ("<|eos|><|eos|>", "< |eos|>< |eos|>", ""),
             ("<|e<|eos|>os|>", "<|e< |eos|>os|>", ""),
             ("[START]!", "[ START]!", ""),
-            ("a § b", "a  b", "a  b"),
+            ("a ☂ b", "a  b", "a  b"),
             ("no token <|here", "no token <|here", "no token <|here"),
             ("[start]", "[start]", "[start]"),
         ],
@@ -273,7 +276,7 @@ class TestTemplates:
 
     @pytest.mark.parametrize("source", ["{{ messages[0]['content'] }}", "{{ messages[-1]['content'] }}", "fixed"])
     def test_one_that_drops_a_side(self, source: str, load: Load) -> None:
-        with pytest.raises(TokenizerError, match="does not show both sides .* Give another by --chat-template"):
+        with pytest.raises(TokenizerError, match=r"does not show both sides .* Give another by --chat-template"):
             load(source)
 
     def test_a_date_of_changing_length_is_refused(self, load: Load) -> None:
@@ -310,7 +313,7 @@ class TestLoading:
             load_tokenizer(str(tmp_path / "none"))
 
     def test_an_empty_directory(self, tmp_path: Path) -> None:
-        with pytest.raises(TokenizerError, match="could not be loaded: .* directory that holds a tokenizer.json"):
+        with pytest.raises(TokenizerError, match=r"could not be loaded: .* directory that holds a tokenizer\.json"):
             load_tokenizer(str(tmp_path))
 
     def test_one_without_a_fast_form(self, tmp_path: Path) -> None:
