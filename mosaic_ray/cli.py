@@ -7,6 +7,7 @@ field of the settings are one thing with one description.
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -202,11 +203,23 @@ app.add_command(
 )
 
 
+class _PlainNumbers(yaml.SafeLoader):
+    """YAML in which ``1:8`` is text, as in version 1.2, and not the number 68."""
+
+
+_INT, _DIGITS = "tag:yaml.org,2002:int", "-+0123456789"
+_PlainNumbers.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _INT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_PlainNumbers.add_implicit_resolver(_INT, re.compile(r"[-+]?[0-9]+$"), list(_DIGITS))
+
+
 def _yaml_options(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _PlainNumbers)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--config {path}: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):

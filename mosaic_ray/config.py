@@ -208,4 +208,5 @@ def _sentence(problem: Mapping[str, Any]) -> str:
         return message
     if problem["type"] == "missing":
         return f"{location}: missing. Give --{location.replace('_', '-')}"
-    return f"{location} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    shown = location if "options" in location else f"{location} = {problem['input']!r}"  # may be a credential
+    return f"{shown}: {message[:1].lower()}{message[1:]}"

@@ -1,8 +1,8 @@
 """What a method is: a pure function from the records of a task to samples.
 
 A method draws every random number from the key it is given, counts every token by the measure it is given, and does
-not know of files, clocks, environments, Ray, or how its records were chosen. The runtime holds the promises (each
-record placed once, the budget kept, the same bytes again) by checking what a method returns, not by trusting it.
+not know of files, clocks, environments, Ray, or how its records were chosen. The runtime checks of every epoch that
+each record is placed once and that no stated count is over the budget; ``verify`` counts every sample again.
 """
 
 from __future__ import annotations

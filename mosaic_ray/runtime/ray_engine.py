@@ -276,7 +276,10 @@ class RayEngine:
         if address != "auto":
             knock(address)
         # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.
-        remote = not loopback_only(address, ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        remote = ray._private.ray_constants.ENABLE_RAY_CLUSTER and not loopback_only(
+            address,
+            ray.util.get_node_ip_address(),  # type: ignore[no-untyped-call]
+        )
         try:
             with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", remote):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)

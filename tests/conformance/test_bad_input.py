@@ -181,7 +181,9 @@ class TestSettingsAreRefused:
 
     def test_a_yaml_file_gives_options_and_flags_win(self, job: Run, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "in" / "a.jsonl", GOOD)
-        (tmp_path / "job.yaml").write_text("epochs: 2\nmax-tokens: 900\nstrategies: [format]\ncolumns: {}\n")
+        (tmp_path / "job.yaml").write_text(
+            "epochs: 2\nmax-tokens: 900\nstrategies: [format]\ncolumns: {}\nworkers: 1:8\n"
+        )
         done = job("--config", str(tmp_path / "job.yaml"), "--max-tokens", "700")
         assert done.returncode == 0, done.stderr
         manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())

@@ -138,9 +138,9 @@ def end(process: subprocess.Popen[bytes]) -> None:
     """End the cluster of this process, and no other on the machine (as ``ray stop`` would)."""
     family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     process.terminate()
-    process.wait(timeout=30)
-    for survivor in psutil.wait_procs(family, timeout=15)[1]:
+    for survivor in psutil.wait_procs(family, timeout=20)[1]:  # a driver that hangs, say
         survivor.kill()
+    process.wait(timeout=20)
 
 
 @pytest.fixture(scope="module")

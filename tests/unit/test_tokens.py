@@ -294,9 +294,9 @@ class TestTemplates:
 
     def test_what_the_transformers_environment_knows_is_known(self, load: Load) -> None:
         source = (
-            "{%- for m in messages -%}{%- if loop.index > 9 -%}{%- break -%}{%- endif -%}"
-            "{% generation %}{{ m['content'] }}{% endgeneration %}{{ m | tojson }}\n"
-            "{% endfor %}{{ eos_token }}{% if add_generation_prompt %}no{% endif %}{% if tools %}no{% endif %}"
+            "{% for m in messages %}\n    {% if loop.index > 9 %}\n{% break %}\n    {% endif %}\n"
+            "  {% generation %}{{ m['content'] }}{% endgeneration %}{{ m | tojson }}\n"
+            "{% endfor %}\n{{ eos_token }}{% if add_generation_prompt %}no{% endif %}{% if tools %}no{% endif %}\n"
         )
         messages = (Message("user", "é <b>"), Message("assistant", "b"))
         made = TokenCounter(load(source), max_tokens=0)

@@ -5,7 +5,7 @@ serve a single tile. So no wording points up or down the page, and only the kind
 mention numbers. Every wording is our own; the sizes of the families are those of the paper (arXiv 2405.13326).
 
 To add a wording, add a string to its tuple: :func:`validate` looks at it when the package is imported. Any change here
-changes what is drawn everywhere, so raise ``MosaicMethod.version`` with it.
+changes what is drawn everywhere, so raise ``MosaicMethod.VERSION`` with it.
 """
 
 from __future__ import annotations

@@ -178,14 +178,19 @@ class TestTheEmbeddedCorpus:
         assert after == before
         assert {path: second.work.output.read(path) for path, _ in second.work.output.listing("data")} == data
 
-    def test_epochs_and_seeds_differ(self, make: Make) -> None:
-        digests = {
-            part["content_digest"]
-            for seed in (0, 1)
-            for receipt in make(corpus_path(), task_records=500, seed=seed).run()
-            for part in receipt.parts
-        }
-        assert len(digests) == 4
+    def test_every_epoch_task_and_seed_tiles_anew(self, make: Make) -> None:
+        companies = []
+        for seed in (0, 1):
+            bench = make(pairs(200), task_records=100, seed=seed, method=MosaicMethod(tiles="fix_max"))
+            for receipt in bench.run():
+                for part in receipt.parts:
+                    rows = bench.rows(part["name"])
+                    assert part["totals"]["tiles"] == 100
+                    strategies = [(row["strategy"], row["kind"]) for row in rows]
+                    companies.append(([sorted(s["row"] for s in row["sources"]) for row in rows], strategies))
+        assert len(companies) == 8
+        for drawn in (0, 1):
+            assert len({str(company[drawn]) for company in companies}) == 8
 
     def test_whole_conversations_are_strewn_among_the_mosaics(self, make: Make) -> None:
         rows = [talk(QUESTION, ("assistant", f"{n}")) for n in range(200)]
