@@ -133,7 +133,11 @@ def _run(job: Job) -> None:
     from mosaic_ray.pages import publish_pages
     from mosaic_ray.show import show_manifest
 
-    show_manifest(run_job(job, lambda: _engine(job.execution), finish=publish_pages), _console())
+    if job.execution.engine == "ray" and any("memory://" in uri for uri in (*job.places.input, job.places.output)):
+        raise SettingsError("memory:// is the memory of one process, and Ray has several; give --engine in-process")
+    manifest = run_job(job, lambda: _engine(job.execution), finish=publish_pages)
+    present = Storage.at(job.places.output, job.places.output_options, error=StorageError).uri()
+    show_manifest({**manifest, "places": {**manifest["places"], "output": present}}, _console())
 
 
 def _plan(job: Job) -> None:
@@ -275,7 +279,7 @@ def main() -> None:
     try:
         with _stop_on_signals():
             app()
-    except MosaicError as error:
+    except (MosaicError, Interrupted) as error:
         if error.__cause__ is not None and type(error).__name__ == "TaskError":
             click.echo(f"{error.__cause__}\n", err=True)
         click.echo(f"error: {error}", err=True)

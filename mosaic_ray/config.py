@@ -69,7 +69,7 @@ class Places(_Frozen):
         description="File, directory or glob, on any fsspec URL; may be repeated. 'embedded' is a small corpus that "
         "the package ships.",
     )
-    output: str = Field(description="Directory of the data set, on any fsspec URL.")
+    output: str = Field(min_length=1, description="Directory of the data set, on any fsspec URL.")
     tokenizer: str = Field(
         EMBEDDED,
         description="Directory or Hugging Face Hub name of the tokenizer of the model to be trained; needed for any "

@@ -10,8 +10,8 @@
     |- DriftError             4   the output holds a run with other settings or other input
     |- RejectShareError       5   more records were rejected than the run allows
     |- VerificationError      6   a published data set is not what its manifest says
-    |- TaskError              7   a task failed for a reason of its own, or lost its worker too often
-    `- Interrupted      130, 143  SIGINT or SIGTERM; the same command resumes
+    `- TaskError              7   a task failed for a reason of its own, or lost its worker too often
+    Interrupted         130, 143  SIGINT or SIGTERM; the same command resumes. Beside the tree, as a BaseException
 
 The number is the exit status of the command line. A message names the culprit (file, row, flag), the value, the
 limit where there is one, and the remedy, because it is all that a user gets to see: none of these ends in a traceback.
@@ -75,8 +75,11 @@ class TaskError(MosaicError):
     exit_code = 7
 
 
-class Interrupted(MosaicError):
-    """The run was asked to stop; what is finished stays, and the same command goes on from there."""
+class Interrupted(BaseException):
+    """The run was asked to stop; what is finished stays, and the same command goes on from there.
+
+    Like KeyboardInterrupt no Exception, or any library's ``except Exception`` could swallow it.
+    """
 
     def __init__(self, message: str, *, signal_number: int) -> None:
         super().__init__(message)

@@ -1,4 +1,7 @@
-"""What the commands print on a terminal."""
+"""What the commands print on a terminal.
+
+Names and texts come from the input. None of them is read as markup, and none sends the terminal a control character.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,24 @@ from mosaic_ray.io.cells import InputFile
 from mosaic_ray.runtime.explain import Explanation
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.run import Run
+from mosaic_ray.text import seen, seen_on_one_line
 
 _COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "red", "bright_cyan", "bright_magenta", "bright_green")
 _BYTES_PER_TOKEN = 4.0
 """Of English text in current tokenizers, roughly; only used to guess before anything is counted."""
 
 
-def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
-    """The outcome of a run."""
-    totals, accounting, places = manifest["totals"], manifest["accounting"], manifest["places"]
+def show_manifest(manifest: Mapping[str, Any], console: Console, *, output: str | None = None) -> None:
+    """The outcome of a run.
+
+    output: where the data set lies now; None where it was made.
+    """
+    totals, accounting = manifest["totals"], manifest["accounting"]
+    address = manifest["places"]["output"] if output is None else output
     table = Table.grid(padding=(0, 2))
-    table.add_row("output", places["output"])
-    table.add_row("dataset_digest", manifest["dataset_digest"])
-    table.add_row("records", _records(accounting, manifest["rejects"]["by_reason"]))
+    table.add_row("output", _line(address))
+    table.add_row("dataset_digest", _line(manifest["dataset_digest"]))
+    table.add_row("records", _line(_records(accounting, manifest["rejects"]["by_reason"])))
     per_sample = totals["tiles"] / totals["samples"]
     table.add_row(
         "samples", f"{totals['samples']:,} in {len(accounting['epochs'])} epochs, {per_sample:.2f} records each"
@@ -44,22 +52,22 @@ def show_manifest(manifest: Mapping[str, Any], console: Console) -> None:
             f"{mixing['share']:.1%} of the samples of several records hold more than one file; a perfect shuffle of "
             f"the whole corpus would give {mixing['perfect_shuffle']:.1%}",
         )
-    table.add_row("strategies", ", ".join(f"{name} {count:,}" for name, count in totals["strategies"].items()))
+    table.add_row("strategies", _line(", ".join(f"{name} {count:,}" for name, count in totals["strategies"].items())))
     table.add_row("seconds", str(manifest["created"]["seconds"]))
     console.print(table)
     console.print()
-    output = places["output"].rstrip("/")
+    home = address.rstrip("/")
     load = (
-        f"datasets.load_dataset('parquet', data_files='{output}/data/train-*.parquet', split='train')"
-        if "://" in output
-        else f"datasets.load_dataset({output!r}, split='train')"
+        f"datasets.load_dataset('parquet', data_files={home + '/data/train-*.parquet'!r}, split='train')"
+        if "://" in home
+        else f"datasets.load_dataset({home!r}, split='train')"
     )
     for what, how in (
-        ("look at a sample", f"mosaic-ray explain {shlex.quote(output + '/' + manifest['parts'][0]['name'])}:0"),
-        ("check everything", f"mosaic-ray verify {shlex.quote(output)} --recompute 2"),
+        ("look at a sample", f"mosaic-ray explain {shlex.quote(home + '/' + manifest['parts'][0]['name'])}:0"),
+        ("check everything", f"mosaic-ray verify {shlex.quote(home)} --recompute 2"),
         ("load it", load),
     ):
-        console.print(f"{what + ':':18}{how}", soft_wrap=True, highlight=False, markup=False)
+        console.print(_line(f"{what + ':':18}{how}"), soft_wrap=True)
 
 
 def show_plan(run: Run, files: Sequence[InputFile], plan: Plan, console: Console) -> None:
@@ -75,7 +83,7 @@ def show_plan(run: Run, files: Sequence[InputFile], plan: Plan, console: Console
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for file in files[:20]:
         kind = file.format + (f" {file.compression}" if file.compression else "")
-        table.add_row(file.name, kind, file.shape.kind, f"{file.records:,}", f"{file.size / 1e6:.2f}")
+        table.add_row(_line(file.name), kind, file.shape.kind, f"{file.records:,}", f"{file.size / 1e6:.2f}")
     if len(files) > 20:
         table.add_row(f"and {len(files) - 20} more", "", "", "", "")
     console.print(table)
@@ -100,15 +108,15 @@ def show_explanation(explanation: Explanation, console: Console) -> None:
     """One sample: what was drawn, its tiles with their source, and its text with the tiles in colours."""
     row = explanation.row
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("sample", f"{row['mosaic_id']}, epoch {row['epoch']}")
-    facts.add_row("strategy", row["strategy"] + (f", {row['kind']}" if row["kind"] else ""))
+    facts.add_row("sample", _line(f"{row['mosaic_id']}, epoch {row['epoch']}"))
+    facts.add_row("strategy", _line(row["strategy"] + (f", {row['kind']}" if row["kind"] else "")))
     facts.add_row(
         "tokens", f"{row['token_count']} (its records by themselves: {sum(t.tokens for t in explanation.tiles)})"
     )
     for name, value in explanation.params.items():
-        facts.add_row(name, Text(_param(value)))
+        facts.add_row(_line(name), _line(_param(value)))
     obeys = "obeys its meta-instruction" if explanation.verdict is None else f"DOES NOT OBEY: {explanation.verdict}"
-    facts.add_row("checked", Text(obeys, style="green" if explanation.verdict is None else "bold red"))
+    facts.add_row("checked", _line(obeys, style="green" if explanation.verdict is None else "bold red"))
     console.print(facts)
     tiles = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("tile", "tokens", "file", "row", "instruction"):
@@ -119,25 +127,31 @@ def show_explanation(explanation: Explanation, console: Console) -> None:
         tiles.add_row(
             Text(str(number), style=_colour(number)),
             str(tile.tokens),
-            Text(tile.source.file),
+            _line(tile.source.file),
             str(tile.source.row),
-            Text(start),
+            _line(start),
         )
     console.print()
     console.print(tiles)
     for name, address in explanation.addresses.items():
-        console.print(Text(f"{name} is {address}", style="dim"), soft_wrap=True)
+        console.print(_line(f"{name} is {address}", style="dim"), soft_wrap=True)
     for message in explanation.messages:
-        text = Text(message.content)
+        text = Text(seen(message.content))
         position: dict[str, int] = {}
         for number, tile in enumerate(explanation.tiles, 1):
             part = next((m.content for m in tile.messages if m.role == message.role), "")
             at = message.content.find(part, position.get(part, 0)) if part else -1
             if at >= 0:
-                text.stylize(_colour(number), at, at + len(part))
+                begin, length = len(seen(message.content[:at])), len(seen(part))
+                text.stylize(_colour(number), begin, begin + length)
                 position[part] = at + len(part)
         console.print()
-        console.print(Panel(text, title=message.role, title_align="left"))
+        console.print(Panel(text, title=_line(message.role), title_align="left"))
+
+
+def _line(text: str, *, style: str = "") -> Text:
+    """A foreign text on one line, nothing in it markup."""
+    return Text(seen_on_one_line(text), style=style)
 
 
 def _records(accounting: Mapping[str, Any], reasons: Mapping[str, int]) -> str:

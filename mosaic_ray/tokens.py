@@ -9,7 +9,15 @@ end-of-sequence token, encoded with the special tokens that the tokenizer adds b
 count here is of the whole text.
 
 **Control tokens.** A text that spells ``<|im_end|>`` becomes that token when a trainer encodes it. Control tokens are
-the special ones of the tokenizer, and those added ones that its chat template writes.
+
+- the special ones of the tokenizer;
+- those added ones that its chat template writes;
+- those added ones that are one marker in angle brackets without white space: with a bar inside a bracket
+  (``<|fim_prefix|>``; the full-width bar of DeepSeek counts too), or named ``<unusedN>``,
+  ``<start_of_...>`` or ``<end_of_...>``. They act on a model even where the tokenizer does not flag them as special.
+
+Other added tokens, such as the HTML tags ``<table>`` and ``<i>`` of Gemma, are text. So is a marker that is no token
+of the tokenizer: ``[INST]`` where it is written in plain letters is neither found nor disarmed.
 """
 
 from __future__ import annotations
@@ -39,6 +47,22 @@ from mosaic_ray.records import Message
 
 TEMPLATE_DATE: Final = date(2024, 7, 26)
 """What a chat template that asks for today's date is told, so that a count does not depend on the day of the run."""
+
+
+_MARKER: Final = re.compile(
+    r"<[|｜][^\s<>]+>|<[^\s<>]+[|｜]>|<unused_?\d+>|<(?:start|end)_of_[^\s<>]+>",  # noqa: RUF001
+)
+"""Added tokens that act as control tokens although they may not be flagged special."""
+
+_PROBES: Final = (
+    "<think>probe thought</think>probe conclusion",
+    "probe start <think>thought one</think> answer one\n\n<think>thought two</think> answer two\n\nprobe finish",
+    "<answer>probe inside</answer> probe outside [THINK]probe aside[/THINK] probe tail",
+    "```python\nprobe = 1\n\n\n    indented = 2\n```\nprobe after the code",
+    "probe paragraph one\n\n\n\nprobe paragraph two\n- item\n\n---\n\nprobe paragraph three",
+    "\n\n".join(f"{number}. probe answer number {number}\nwith a second line" for number in range(1, 201)),
+)
+"""What a chat template must show in full: what templates cut at, and the many answers of a mosaic."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,18 +153,36 @@ def _choose_template(name: str, own: object, wanted: str | None) -> str | None:
 
 
 def _try_template(spec: TokenizerSpec) -> None:
-    """Refuse a template that fails, loses text, or whose length in tokens changes with the calendar."""
-    probe = (Message("user", "probe question"), Message("assistant", "probe answer"))
+    """Refuse a template that fails, loses text, or whose length in tokens changes with the calendar.
+
+    White space around a text may go: many templates trim it.
+    """
+    user, assistant = probe = (Message("user", "a short question"), Message("assistant", "a short reply"))
     counter = TokenCounter(spec, max_tokens=0)
-    try:
-        rendered = counter.render(probe)
-    except Exception as error:  # a template can do arithmetic, so it can fail in every way that Python can
-        raise TokenizerError(f"the chat template of {spec.name!r} fails: {_first_line(error)}") from error
+
+    def render(*messages: Message) -> str:
+        try:
+            return counter.render(messages)
+        except Exception as error:  # a template can do arithmetic, so it can fail in every way that Python can
+            raise TokenizerError(f"the chat template of {spec.name!r} fails: {_first_line(error)}") from error
+
+    rendered = render(*probe)
     if any(message.content not in rendered for message in probe):
         raise TokenizerError(
             f"the chat template of {spec.name!r} does not show both sides of a conversation of one user and one "
             "assistant message. Give another by --chat-template"
         )
+    for text in _PROBES:
+        for role, shown in (
+            ("assistant", render(user, Message("assistant", text))),
+            ("user", render(Message("user", text), assistant)),
+        ):
+            if text not in shown:
+                raise TokenizerError(
+                    f"the chat template of {spec.name!r} does not show the whole text of a message: of "
+                    f"{_short(text)} by the {role}, {_lost(text, shown)}. Answers would vanish from the samples "
+                    "unseen. Give a copy of the template that shows the whole text of every message by --chat-template"
+                )
     if "strftime_now" not in (spec.chat_template or ""):
         return
     days = [TEMPLATE_DATE + timedelta(days=n) for n in range(0, 3 * 365, 29)]
@@ -151,6 +193,23 @@ def _try_template(spec: TokenizerSpec) -> None:
             f"{min(counts)} to {max(counts)} tokens for one conversation), so no count could hold on another day. "
             "Give a copy with a fixed date by --chat-template"
         )
+
+
+def _lost(text: str, shown: str) -> str:
+    """What a rendering lacks of a text: the whole words between the longest start and end of it that are shown."""
+    start = next(n for n in range(len(text), -1, -1) if text[:n] in shown)
+    end = next(n for n in range(start, len(text) + 1) if text[n:] in shown)
+    if not text[start:end].strip():
+        return "the white space inside is changed"
+    while start > 0 and not text[start - 1].isspace():
+        start -= 1
+    while end < len(text) and not text[end].isspace():
+        end += 1
+    return f"{_short(text[start:end].strip())} is lost or changed"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 120 else f"{text[:80]} ... {text[-30:]}")
 
 
 class TokenCounter:
@@ -249,7 +308,11 @@ def _control_pattern(tokenizer: Tokenizer, spec: TokenizerSpec, *, normalized: b
     tokens = {
         token.content
         for token in tokenizer.get_added_tokens_decoder().values()
-        if (token.special or (len(token.content.strip()) > 2 and token.content in written))
+        if (
+            token.special
+            or (len(token.content.strip()) > 2 and token.content in written)
+            or _MARKER.fullmatch(token.content)
+        )
         and (token.normalized or not normalized)
     }
     if not normalized:

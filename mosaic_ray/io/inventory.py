@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mosaic_ray.errors import InputError
+from mosaic_ray.errors import InputError, SettingsError
 from mosaic_ray.io.cells import (
     INVENTORY_SCHEMA,
     Cell,
@@ -97,22 +97,34 @@ def find_inputs(uris: Sequence[str], options: Mapping[str, str | bool] | None = 
     """The files under the addresses: files, directories with all below them, and globs.
 
     Taken are .json, .jsonl, .ndjson (each also .gz or .zst) and .parquet; ignored are other names, and those with a
-    part that starts with ``.`` or ``_``. A file is named by its path below its directory or glob, or by its own name;
-    if two names are the same, every name gets the index of its ``--input`` in front.
+    part that starts with ``.`` or ``_``. A glob that matches directories alone stands for all below them. A file is
+    named by its path below its directory or glob, or by its own name; if two names are the same, every name gets the
+    index of its ``--input`` in front.
 
-    Raises InputError for an address that is not there or under which there is nothing to read.
+    Raises InputError for an address that is not there or under which there is nothing to read, and for a file whose
+    name is not UTF-8; SettingsError for a file that two addresses lead to.
     """
     files: list[FoundFile] = []
     ignored: list[str] = []
+    led_to: dict[str, str] = {}
     for index, uri in enumerate(uris):
         storage = input_storage(uri, options)
         known = len(files), len(ignored)
         for path, info in _look_up(uri, storage):
             name = path or storage.root.rpartition("/")[2]
+            full = storage.uri(path)
             if _NAME.search(name) and not (path and any(part[:1] in (".", "_") for part in path.split("/"))):
+                _check_utf8(full)
+                if full in led_to:
+                    ways = f"both {led_to[full]} and {uri}" if led_to[full] != uri else f"{uri} twice"
+                    raise SettingsError(
+                        f"--input gives {ways}, and so {full} twice; each of its records would be read twice: "
+                        "give it once."
+                    )
+                led_to[full] = uri
                 files.append(FoundFile(name, index, path, *info))
             else:
-                ignored.append(storage.uri(path))
+                ignored.append(full.encode("utf-8", "backslashreplace").decode())
         if len(files) == known[0]:
             others = len(ignored) - known[1]
             raise InputError(
@@ -338,6 +350,17 @@ def _look_up(uri: str, storage: Storage) -> list[tuple[str, FileInfo]]:
     if not found:
         storage.require()
     return found
+
+
+def _check_utf8(full: str) -> None:
+    """Lineage, logs and the inventory name the file, and they are UTF-8."""
+    try:
+        full.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{full!r}: this name is not valid UTF-8, so nothing that is written could name it; "
+            "rename the file or folder."
+        ) from None
 
 
 def _fixed_part(uri: str) -> str:

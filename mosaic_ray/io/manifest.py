@@ -52,8 +52,11 @@ def read_manifest(output: Storage) -> dict[str, Any]:
     try:
         manifest = orjson.loads(output.read(MANIFEST))
         version = manifest["format_version"]
+        for entry in (*manifest["parts"], *manifest["rejects"]["parts"]):
+            _ = entry["name"], entry["rows"], entry["bytes"], entry["sha256"], entry["content_digest"]
+        _ = manifest["dataset_digest"], manifest["run"], manifest["accounting"], manifest["totals"], manifest["places"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise VerificationError(f"{output.uri(MANIFEST)}: damaged ({error})") from error
+        raise VerificationError(f"{output.uri(MANIFEST)}: damaged ({error!r})") from error
     if version != FORMAT_VERSION:
         raise VerificationError(
             f"{output.uri(MANIFEST)}: format version {version}, where this version of mosaic_ray reads {FORMAT_VERSION}"

@@ -3,6 +3,9 @@
 Five shapes are known by their column names, in this order: ``messages`` (turns of role and content), ``conversations``
 (turns of from and value, as ShareGPT has them), ``instruction`` with ``output`` or ``response``, ``prompt`` with
 ``completion`` or ``response``, ``question`` with ``answer``. Any other names are mapped by the user.
+
+Some columns are optional, and looked up in every row, for the rows of a JSON file need not all have them: a system
+prompt beside any of the five; an input, and a ``history`` of earlier questions and answers, beside the last three.
 """
 
 from __future__ import annotations
@@ -27,6 +30,9 @@ _PAIRS: Final[Mapping[Kind, tuple[str, tuple[str, ...]]]] = {
 """Kind -> the column of the instruction, and the columns that may hold the response, the first that is there wins."""
 
 _OPTIONAL: Final[Mapping[str, tuple[str, ...]]] = {"input": ("input", "context"), "system": ("system", "system_prompt")}
+"""Role -> the columns that may hold it; in each row the first that is there and not blank wins."""
+
+_HISTORY: Final = "history"
 _ROLES: Final = ("instruction", "response", "input", "system", "messages")
 _SPEAKERS: Final[Mapping[str, str]] = {
     "system": "system", "human": "user", "user": "user",
@@ -44,8 +50,10 @@ class Shape:
     """How the rows of a file hold a record.
 
     kind: the convention that the columns follow; ``columns`` is one that the user mapped.
-    columns: role -> column: ``instruction``, ``response``, and where there are any ``input`` and ``system``; or
-        ``messages`` alone.
+    columns: role -> column: ``instruction`` and ``response``, or ``messages``; and the optional columns that the
+        file was seen to have, which are all that is read of Parquet: ``input``, ``system``, ``history``, and by its
+        own name a second column for one of these (``context`` beside ``input``). Rows of a known convention may hold
+        an optional column that is not listed.
     """
 
     kind: Kind
@@ -87,25 +95,32 @@ def recognise(
     mapping: role -> column, as the user gave it; it goes before the known shapes in the files that have its columns.
     file: how to call the file in an error.
 
-    Raises InputError when no shape fits.
+    Raises InputError when no shape fits, or when the mapping applies and names an optional column that is not there.
     """
     if mapping and mapping_applies(mapping, columns):
         if "messages" in mapping:
             column = mapping["messages"]
-            return Shape(kind=_turns(column, sample) or "messages", columns={"messages": column})
-        return Shape(kind="columns", columns={role: name for role, name in mapping.items() if name in columns})
+            kind = _turns(column, sample) or "messages"
+            return Shape(kind=kind, columns={"messages": column, **_optional(columns, "system")})
+        for role, name in mapping.items():
+            if name not in columns:
+                raise InputError(
+                    f"{file}: there is no column {name!r} in it for --columns {role}={name} (it has "
+                    f"{', '.join(sorted(columns))}); correct the name, or leave {role}= out. If the column only "
+                    "begins further down in a JSON file, write it as null into the first row."
+                )
+        return Shape(kind="columns", columns=dict(mapping))
     for column in ("messages", "conversations"):
-        kind = _turns(column, sample) if column in columns else None
-        if kind:
-            return Shape(kind=kind, columns={"messages": column})
+        turns = _turns(column, sample) if column in columns else None
+        if turns:
+            return Shape(kind=turns, columns={"messages": column, **_optional(columns, "system")})
     for kind, (instruction, responses) in _PAIRS.items():
         response = next((name for name in responses if name in columns), None)
         if instruction in columns and response:
             chosen = {"instruction": instruction, "response": response}
-            for role, names in _OPTIONAL.items():
-                found = next((name for name in names if name in columns), None)
-                if found:
-                    chosen[role] = found
+            chosen.update(_optional(columns, *_OPTIONAL))
+            if _HISTORY in columns:
+                chosen[_HISTORY] = _HISTORY
             return Shape(kind=kind, columns=chosen)
     raise InputError(
         f"{file}: its columns ({', '.join(sorted(columns)) or 'none'}) fit no known shape ({_KNOWN}); name them with "
@@ -121,7 +136,7 @@ def to_record(row: Mapping[str, Any], shape: Shape, source: Source, *, multi_tur
         prompt, or ``reject`` it.
     """
     try:
-        turns = _conversation(row, shape) if "messages" in shape.columns else _pair(row, shape.columns)
+        turns = _conversation(row, shape) if "messages" in shape.columns else _pair(row, shape)
         messages, trimmed = _policy(turns, multi_turn)
         return Record(source=source, messages=messages, trimmed=trimmed)
     except _RefusedError as refused:
@@ -138,6 +153,16 @@ def excerpt(row: object) -> str:
     except RecursionError:  # nested as deep as a parser takes it, which is deeper than a writer does
         return ""
     return text.encode("utf-8", "backslashreplace").decode()[:EXCERPT_CHARACTERS]
+
+
+def _optional(columns: Collection[str], *roles: str) -> dict[str, str]:
+    """Of each role the first column that is there under the role, any further one under its own name."""
+    chosen: dict[str, str] = {}
+    for role in roles:
+        for name in _OPTIONAL[role]:
+            if name in columns:
+                chosen[name if role in chosen else role] = name
+    return chosen
 
 
 class _RefusedError(Exception):
@@ -179,7 +204,8 @@ def _conversation(row: Mapping[str, Any], shape: Shape) -> list[Message]:
         if role is None or (shape.kind != "conversations" and role != speaker):
             raise _RefusedError("bad_messages", f"turn {number} has the {role_key} {speaker!r}"[:EXCERPT_CHARACTERS])
         messages.append(Message(role, _content(turn.get(text_key), number, text_key)))
-    spoken = messages[1:] if messages and messages[0].role == "system" else messages
+    led = bool(messages) and messages[0].role == "system"
+    spoken = messages[1:] if led else messages
     for number, message in enumerate(spoken):
         expected = ("user", "assistant")[number % 2]
         if message.role != expected:
@@ -189,7 +215,10 @@ def _conversation(row: Mapping[str, Any], shape: Shape) -> list[Message]:
         raise _RefusedError("bad_messages", "there is no question and answer in it")
     if len(spoken) % 2:
         raise _RefusedError("bad_messages", f"turn {len(messages)}, the last, is by user and has no answer")
-    return messages
+    if led and messages[0].content.strip():
+        return messages
+    system = _text(row, *_OPTIONAL["system"])
+    return [Message("system", system), *spoken] if system else spoken
 
 
 def _content(value: object, number: int, key: str) -> str:
@@ -206,21 +235,50 @@ def _content(value: object, number: int, key: str) -> str:
     return "".join(texts)
 
 
-def _pair(row: Mapping[str, Any], columns: Mapping[str, str]) -> list[Message]:
-    text = {}
-    for role, column in columns.items():
-        optional = role in _OPTIONAL
-        if column not in row and not optional:
-            raise _RefusedError("missing_column", f"there is no {column!r}; the row has {_names(row)}")
+def _pair(row: Mapping[str, Any], shape: Shape) -> list[Message]:
+    columns = shape.columns
+    for role in ("instruction", "response"):
+        if columns[role] not in row:
+            raise _RefusedError("missing_column", f"there is no {columns[role]!r}; the row has {_names(row)}")
+        if not isinstance(row[columns[role]], str):
+            raise _RefusedError("not_a_string", f"{columns[role]!r} is {_kind_of(row[columns[role]])}")
+    if shape.kind == "columns":
+        given, system = (_text(row, columns[role]) if role in columns else "" for role in ("input", "system"))
+        history: list[Message] = []
+    else:
+        given, system = _text(row, *_OPTIONAL["input"]), _text(row, *_OPTIONAL["system"])
+        history = _earlier(row.get(_HISTORY))
+    parts = (row[columns["instruction"]].strip(), _trim(given))
+    asked = Message("user", "\n".join(part for part in parts if part))
+    turns = [*history, asked, Message("assistant", row[columns["response"]])]
+    return [Message("system", system), *turns] if system else turns
+
+
+def _text(row: Mapping[str, Any], *columns: str) -> str:
+    """Of the first of the optional columns that is neither null nor blank; empty where there is none."""
+    for column in columns:
         value = row.get(column)
-        if value is None and optional:
-            value = ""
+        if value is None:
+            continue
         if not isinstance(value, str):
             raise _RefusedError("not_a_string", f"{column!r} is {_kind_of(value)}")
-        text[role] = value
-    parts = (text["instruction"].strip(), _trim(text.get("input", "")))
-    pair = [Message("user", "\n".join(part for part in parts if part)), Message("assistant", text["response"])]
-    return [Message("system", text["system"]), *pair] if "system" in text else pair
+        if value.strip():
+            return value
+    return ""
+
+
+def _earlier(history: object) -> list[Message]:
+    """The turns of a history: a list of pairs of a question and its answer; null and a blank string are none."""
+    if history is None or (isinstance(history, str) and not history.strip()):
+        return []
+    if not isinstance(history, list):
+        raise _RefusedError("bad_messages", f"{_HISTORY!r} is {_kind_of(history)}, not a list of pairs")
+    turns = []
+    for number, pair in enumerate(history, 1):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair)):
+            raise _RefusedError("bad_messages", f"item {number} of {_HISTORY!r} is no pair of a question and an answer")
+        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return turns
 
 
 def _policy(turns: Sequence[Message], multi_turn: MultiTurn) -> tuple[tuple[Message, ...], bool]:

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -138,14 +139,19 @@ class Storage:
                 yield self._relative(name), _file_info(entries[name])
 
     def glob(self, pattern: str) -> Iterator[tuple[str, FileInfo]]:
-        """Every file whose path matches (``*``, ``?``, ``[...]``, and ``**`` for any folders), sorted by path."""
+        """Every file whose path matches (``*``, ``?``, ``[...]``, and ``**`` for any folders), sorted by path.
+
+        Where only directories match, every file below them.
+        """
         with self._explained(pattern):
             found = self._fs.glob(self._full(pattern), detail=True)
             if self.local:
                 found = {name: _local_entry(name) for name in found}
-        for name in sorted(found):
-            if found[name]["type"] != "directory":
-                yield self._relative(name), _file_info(found[name])
+        files = {self._relative(name): _file_info(at) for name, at in found.items() if at["type"] != "directory"}
+        if not files:
+            for name in found:
+                files.update(self.listing(self._relative(name)))
+        yield from sorted(files.items())
 
     def read(self, path: str) -> bytes:
         """The whole content of a small file."""
@@ -341,26 +347,35 @@ def _file_info(entry: Mapping[str, Any]) -> FileInfo:
 
 
 def _walk(root: str) -> dict[str, dict[str, Any]]:
-    """Files below a local directory, links followed except those that lead back up."""
-
-    def fail(failure: OSError) -> None:
-        if not isinstance(failure, FileNotFoundError):
-            raise failure
-
+    """Files below a local directory. Links are followed, except back up and to a directory that is walked anyway."""
     if os.path.isfile(root):
         return {root: _local_entry(root)}
-    found = {}
-    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        here = os.path.realpath(folder) + "/"
-        folders[:] = [name for name in folders if not _leads_up(os.path.join(folder, name), here)]
+    found: dict[str, dict[str, Any]] = {}
+    visited: set[str] = set()
+    folders, links = [root], deque[str]()
+    while folders or links:
+        folder = folders.pop() if folders else links.popleft()  # a directory goes by its own name before a link's
+        here = os.path.realpath(folder)
+        if here in visited:
+            continue
+        visited.add(here)
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            continue
         for name in names:
             full = os.path.join(folder, name)
-            found[full] = _local_entry(full)
+            if not os.path.isdir(full):
+                found[full] = _local_entry(full)
+            elif not os.path.islink(full):
+                folders.append(full)
+            elif not _leads_up(full, here + "/"):
+                links.append(full)
     return found
 
 
-def _leads_up(folder: str, here: str) -> bool:
-    return os.path.islink(folder) and here.startswith(os.path.realpath(folder) + "/")
+def _leads_up(link: str, here: str) -> bool:
+    return here.startswith(os.path.realpath(link) + "/")
 
 
 def _local_entry(full: str) -> dict[str, Any]:

@@ -42,7 +42,7 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "strategy": "how they were composed; `pass` is a record passed through whole",
     "kind": "the variant of the strategy, null where it has none",
     "params": "everything that was drawn for the sample, as JSON",
-    "token_count": "exact number of tokens of the sample as a trainer renders it",
+    "token_count": "exact number of tokens of the sample, counted as *How it was made* says",
     "sources": "where each source record stands, rows counted from 0, in the order of the tiles",
 }
 
@@ -97,12 +97,11 @@ distributions and samples, `manifest.json` lists every file.
 
 
 def _loading(manifest: Mapping[str, Any]) -> str:
-    epochs, budget = counted(manifest["plan"]["epochs"], "epoch"), counted(manifest["settings"]["max_tokens"], "token")
+    epochs = counted(manifest["plan"]["epochs"], "epoch")
     passes = f"""
         The rows of an epoch stand together, epoch 0 first, and in each epoch every usable record is in exactly one
         sample. One pass over all rows (`num_train_epochs=1`) is {epochs} over the source; to train for fewer, keep the
-        rows with a lower `epoch`. A trainer that has this tokenizer and a maximal length of {budget} cuts no sample
-        short.
+        rows with a lower `epoch`. {_lengths(manifest)}
     """
     return f"""## Load it
 
@@ -118,6 +117,24 @@ train = load_dataset("parquet", data_files=files, split="train")
 
 {_filled(passes)}
 """
+
+
+def _lengths(manifest: Mapping[str, Any]) -> str:
+    """What the counts promise a trainer: it depends on whether the trainer adds what was not counted."""
+    tokenizer, budget = manifest["tokenizer"], counted(manifest["settings"]["max_tokens"], "token")
+    room = f"so leave room for them: give the trainer a maximal length above {budget}."
+    if manifest["settings"]["view"] == "alpaca":
+        return f"""
+            `token_count` counts instruction and response as {code(tokenizer["counted"])}. A trainer that adds a prompt
+            template of its own (`alpaca` in axolotl and LLaMA-Factory) adds the tokens of that template, which were
+            not counted, {room}
+        """
+    if manifest["settings"]["view"] == "messages" and tokenizer["chat_template"] is None:
+        return f"""
+            `token_count` counts plain text: {code(tokenizer["counted"])}. A trainer renders `messages` by a chat
+            template, which adds tokens that were not counted, {room}
+        """
+    return f"A trainer that has this tokenizer and a maximal length of {budget} cuts no sample short."
 
 
 def _columns(manifest: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import pyarrow.parquet as pq
 
+from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.pages.card import card
 from mosaic_ray.pages.report import Shown, report
@@ -63,10 +64,15 @@ def _rejects(output: Storage, manifest: Mapping[str, Any]) -> list[dict[str, Any
 
 
 def _first_rows(output: Storage, path: str, most: int) -> list[dict[str, Any]]:
-    """At most ``most`` rows of the first row group."""
-    with output.open_random(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
-        batches = parquet.iter_batches(batch_size=most, row_groups=[0])
-        return list(next(batches).to_pylist())
+    """At most ``most`` rows of the first row group. Raises StorageError where the file is damaged."""
+    try:
+        with output.open_random(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
+            batches = parquet.iter_batches(batch_size=most, row_groups=[0], use_threads=False)
+            return list(next(batches).to_pylist())
+    except (ValueError, OSError) as error:
+        raise StorageError(
+            f"{output.uri(path)}: damaged ({error}). Delete it, and the same command makes it again"
+        ) from error
 
 
 def _joined(

@@ -7,18 +7,10 @@ import json
 import re
 from typing import Any, Final
 
-_UNSEEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ufffe\uffff]"
-)
-"""Controls, and the marks that turn the direction of writing: they would change a page without being seen on it."""
+from mosaic_ray.text import seen, seen_on_one_line
 
 _PLAIN_CODE: Final = re.compile(r"[\w./:=@%+-](?:[\w ./:=,@%+()-]*[\w./:=@%+)-])?", re.ASCII)
 _MARKDOWN: Final = re.compile(r"[\\`*_{}\[\]<>|#~!&$\"'^:@]")
-
-
-def seen(text: str) -> str:
-    """The text with every unseen character spelt out, as in ``⟨U+202E⟩``; tabs and newlines stay."""
-    return _UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def escaped(text: object) -> str:
@@ -28,7 +20,7 @@ def escaped(text: object) -> str:
 
 def code(text: object) -> str:
     """In Markdown, also in a cell of a table: on one line, in the font of code, with nothing that acts as markup."""
-    value = seen(str(text)).replace("\n", "⟨U+000A⟩").replace("\t", "⟨U+0009⟩")
+    value = seen_on_one_line(str(text))
     if _PLAIN_CODE.fullmatch(value):
         return f"`{value}`"
     return f"<code>{_MARKDOWN.sub(lambda found: f'&#{ord(found[0])};', value)}</code>"

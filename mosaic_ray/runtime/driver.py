@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosaic_ray.config import Job
-from mosaic_ray.errors import DriftError, InputError
+from mosaic_ray.errors import DriftError, InputError, StorageError
 from mosaic_ray.io.cells import InputFile, to_arrow
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
@@ -29,7 +29,7 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
-from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, open_run, places_entry
+from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
 from mosaic_ray.runtime.stats import perfect_shuffle_share
 from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, stored_inventory, take_stock
 from mosaic_ray.runtime.task import RECEIPTS, task_item
@@ -51,20 +51,21 @@ def run_job(
     """
     run = open_run(job)
     resumed = _begun(run)
-    if run.output.exists(MANIFEST):
+    if resumed and run.output.exists(MANIFEST):
         manifest = read_manifest(run.output)
         confirm_unchanged(run)
-        log.info("%s is finished already; nothing to do", run.output.uri())
-        return manifest
+        lost = _missing(run.output, manifest)
+        if not lost:
+            log.info("%s is finished already; nothing to do", run.output.uri())
+            return manifest
+        log.warning("%s: %d parts are lost (%s); they are made again", run.output.uri(), len(lost), lost[0])
+        run.output.delete(MANIFEST)
     started = datetime.now(UTC)
     with make_engine() as engine:
         files = take_stock(run, engine, known=stored_inventory(run.output) if resumed else [], stage=run.output)
         name = run.fingerprint(files)
         plan = run.plan(files)
-        _publish_json(run.output, SETTINGS, {"places": places_entry(run), "identity": run.identity})
-        run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
-        run.output.publish(INVENTORY, _table_bytes(to_arrow(files)))
-        _publish_json(run.output, PLAN, plan_entry(plan, name))
+        _keep(run, files, plan, name)
         ledger = Ledger(plan, run=name, max_reject_share=job.execution.max_reject_share)
         ledger.resume(run.output)
         if ledger.done:
@@ -75,6 +76,15 @@ def run_job(
     _clean_up(run, files, manifest)
     publish_manifest(run.output, manifest)
     return manifest
+
+
+def _keep(run: Run, files: Sequence[InputFile], plan: Plan, name: str) -> None:
+    """Keep what resuming needs. The settings go first and come last: without them the rest belongs to no run."""
+    run.output.delete(SETTINGS)
+    run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
+    run.output.publish(INVENTORY, _table_bytes(to_arrow(files)))
+    _publish_json(run.output, PLAN, plan_entry(plan, name))
+    _publish_json(run.output, SETTINGS, {"places": places_entry(run), "identity": run.identity})
 
 
 def _run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
@@ -170,15 +180,16 @@ def _begun(run: Run) -> bool:
                 "--output"
             )
         return False
-    stored = orjson.loads(run.output.read(SETTINGS))["identity"]
+    done = next(run.output.listing(RECEIPTS), None) is not None
+    stored = kept_settings(run.output)["identity"]
     differences = [
         f"{field}: {_short(old)} there, {_short(new)} here" for field, old, new in _differences(stored, run.identity)
     ]
+    if not done:
+        log.info("%s holds the start of a run with nothing done; it is replaced", run.output.uri())
+        return False
     if not differences:
         return True
-    if next(run.output.listing(RECEIPTS), None) is None:
-        log.info("%s holds the start of a run with other settings and nothing done; it is replaced", run.output.uri())
-        return False
     raise DriftError(
         f"{run.output.uri()} holds a run with other settings. They differ in {'; '.join(differences)}. Give another "
         "--output, or the settings of that run to resume it"
@@ -201,17 +212,37 @@ def _short(value: Any) -> str:
 
 
 def _clean_up(run: Run, files: Sequence[InputFile], manifest: Mapping[str, Any]) -> None:
-    """Remove what a data set does not need: staged copies, files of killed writers, rejects of a task that has none."""
+    """Remove what a data set does not need: staged copies, files of killed writers, parts that no task claims.
+
+    Raises StorageError where a part is not in place, so that no manifest names what is not there.
+    """
+    lost = _missing(run.output, manifest)
+    if lost:
+        raise StorageError(
+            f"{run.output.uri(lost[0])} ({len(lost)} of {len(manifest['parts'])} parts) is not in place, though its "
+            "task finished. If --output is a local disk, every node of the cluster must see the same one. The same "
+            "command makes again what is missing"
+        )
     for file in files:
         if file.staged:
             run.output.delete(file.staged_path)
     for folder in ("data", "rejects", "_mosaic"):
         run.output.remove_strays(folder)
-    known = {part["name"] for part in (*manifest["parts"], *manifest["rejects"]["parts"])}
+    known = {entry["name"] for entry in _entries(manifest)}
     for folder in ("data", "rejects"):
         for path, _ in run.output.listing(folder):
             if path not in known:
                 run.output.delete(path)
+
+
+def _entries(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [*manifest["parts"], *manifest["rejects"]["parts"]]
+
+
+def _missing(output: Storage, manifest: Mapping[str, Any]) -> list[str]:
+    """The parts of a manifest that are not there, or not of the size stated."""
+    sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
+    return [entry["name"] for entry in _entries(manifest) if sizes.get(entry["name"]) != entry["bytes"]]
 
 
 def _publish_json(output: Storage, path: str, value: Mapping[str, Any]) -> None:

@@ -15,14 +15,14 @@ from functools import partial
 from types import TracebackType
 from typing import Final, NamedTuple, Protocol, Self, TypeVar
 
-from mosaic_ray.errors import MosaicError, TaskError
+from mosaic_ray.errors import Interrupted, MosaicError, TaskError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
-PASSED_ON: Final = (KeyboardInterrupt, SystemExit, GeneratorExit)
+PASSED_ON: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupted)
 """What stops a process. It is never taken for a failure of the item at hand."""
 
 PREPARING: Final = "preparing a worker"

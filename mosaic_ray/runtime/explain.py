@@ -15,7 +15,7 @@ from mosaic_ray.io.cells import Cell, CellTable
 from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.records import Message, Record, Source
 from mosaic_ray.runtime.run import Run
-from mosaic_ray.runtime.stock import stored_inventory
+from mosaic_ray.runtime.stock import kept_inventory
 from mosaic_ray.runtime.task import TaskItem
 
 
@@ -38,8 +38,8 @@ class Explanation:
 def split_place(place: str) -> tuple[str, str, int]:
     """``OUT/data/train-....parquet:7`` as output, part and row. Raises SettingsError for anything else."""
     path, _, row = place.rpartition(":")
-    output, slash, name = path.replace("\\", "/").rpartition("/data/")
-    if not slash or not row.isdigit() or not name:
+    output, _, name = path.rpartition("/data/") if "/data/" in path else (".", "", path.removeprefix("data/"))
+    if not row.isdigit() or not name or (output == "." and not path.startswith("data/")):
         raise SettingsError(
             f"{place!r} is not PART:ROW, as in OUT/data/train-00000-of-00004.parquet:7 (rows count from 0)"
         )
@@ -56,7 +56,11 @@ def explain(run: Run, part: str, row: int) -> Explanation:
         raise VerificationError(f"{run.output.uri(part)}: not a part of this data set, which has {len(stated)}")
     if row >= stated[part]["rows"]:
         raise VerificationError(f"{run.output.uri(part)}: row {row} of {stated[part]['rows']} (they count from 0)")
-    found = pq.read_table(pa.BufferReader(run.output.read(part))).slice(row, 1).to_pylist()[0]
+    try:
+        table = pq.ParquetFile(pa.BufferReader(run.output.read(part))).read(use_threads=False)
+    except (ValueError, OSError) as error:
+        raise VerificationError(f"{run.output.uri(part)}: damaged ({error})") from error
+    found = table.slice(row, 1).to_pylist()[0]
     work = run.work("explain")
     work.staged = False
     sources = [Source(source["file"], source["row"]) for source in found["sources"]]
@@ -85,7 +89,7 @@ def explain(run: Run, part: str, row: int) -> Explanation:
 
 def _cells_of(run: Run, sources: Sequence[Source]) -> tuple[TaskItem, dict[str, str]]:
     """A task of just the cells that hold these records."""
-    files = {file.name: file for file in stored_inventory(run.output)}
+    files = {file.name: file for file in kept_inventory(run)}
     wanted: dict[str, set[int]] = {}
     for source in sources:
         if source.file not in files:

@@ -113,7 +113,8 @@ class Ledger:
         return (
             f"{self.rejected} of {total} records ({self.rejected / total:.1%}) were rejected so far, and "
             f"--max-reject-share {self._share} allows {self._allowed}: {reasons} ({main}: {REASONS[main]}). "
-            "The files under rejects/ in the output name each; mend the input or the settings, or raise the share"
+            "The files under rejects/ in the output name each; mend the input or the settings and give a "
+            "new --output, or raise the share"
         )
 
 

@@ -41,6 +41,7 @@ class Run:
 
     addresses, inputs: of each ``--input``, what the user gave and the storage rooted at it or before its wildcard.
     kept: the identity of a run that was opened again, possibly of another version.
+    moved: its input is looked for at other addresses than it kept.
     """
 
     job: Job
@@ -49,6 +50,7 @@ class Run:
     output: Storage
     tokenizer: TokenizerSpec
     kept: dict[str, Any] | None = None
+    moved: bool = False
 
     @property
     def settings(self) -> Settings:
@@ -71,8 +73,9 @@ class Run:
         }
 
     def fingerprint(self, files: Sequence[InputFile]) -> str:
-        contents = [[f.name, f.size, f.etag, f.digest, f.shape.kind, f.records] for f in files]
-        return fingerprint({"identity": self.identity, "inventory": contents})
+        """Of the identity, the content of the input, and the plan that both give."""
+        contents = [[f.name, f.size, f.digest or f.etag, f.shape.kind, f.records] for f in files]
+        return fingerprint({"identity": self.identity, "inventory": contents, "plan": self.plan(files).digest})
 
     def plan(self, files: Sequence[InputFile]) -> Plan:
         s = self.settings
@@ -96,13 +99,19 @@ def open_run(job: Job) -> Run:
         check_mapping({str(role): column for role, column in job.settings.columns.items()})
     addresses = [str(corpus_path()) if uri == EMBEDDED else uri for uri in places.input]
     tokenizer = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
-    return Run(
+    run = Run(
         job=job,
         addresses=tuple(addresses),
         inputs=tuple(input_storage(uri, places.input_options) for uri in addresses),
         output=Storage.at(places.output, places.output_options, error=StorageError),
         tokenizer=load_tokenizer(tokenizer, chat_template=places.chat_template),
     )
+    if run.tokenizer.chat_template is None and job.settings.view == "messages":
+        log.warning(
+            "no chat template: token_count is of plain text, and a trainer that renders messages adds its template's "
+            "tokens. Give --chat-template FILE, or --view prompt-completion"
+        )
+    return run
 
 
 def reopen(
@@ -123,7 +132,7 @@ def reopen(
         raise VerificationError(
             f"{output.uri()}: no {SETTINGS}, so no run of this tool is kept here. Check the address"
         )
-    stored = orjson.loads(output.read(SETTINGS))
+    stored = kept_settings(output)
     identity, kept = stored["identity"], stored["places"]
     options = {key: value for key, value in identity["method"].items() if key not in ("name", "version")}
     if identity["method"]["name"] not in methods:
@@ -134,10 +143,16 @@ def reopen(
         log.warning("made by mosaic_ray %s, read by %s: rebuilt bytes may differ", identity["mosaic_ray"], __version__)
     spec = TokenizerSpec(
         name=kept["tokenizer"],
-        definition=output.read(TOKENIZER).decode("utf-8"),
+        definition=output.read(TOKENIZER).decode("utf-8", "replace"),
         special_tokens=identity["tokenizer"]["special_tokens"],
         chat_template=identity["tokenizer"]["chat_template"],
     )
+    try:
+        same = spec.digest == identity["tokenizer"]["digest"]
+    except ValueError:
+        same = False
+    if not same:
+        raise VerificationError(f"{output.uri(TOKENIZER)}: not the tokenizer that the run was made with")
     places = {key: kept[key] for key in ("output", "tokenizer", "input_options", "output_options")}
     if input_options is not None:
         places["input_options"] = dict(input_options)
@@ -152,7 +167,19 @@ def reopen(
         output=output,
         tokenizer=spec,
         kept=identity,
+        moved=bool(inputs),
     )
+
+
+def kept_settings(output: Storage) -> dict[str, Any]:
+    """What an output keeps of its run: ``identity`` and ``places``. Raises StorageError where that is damaged."""
+    try:
+        stored = orjson.loads(output.read(SETTINGS))
+        if not (isinstance(stored["identity"]["method"], dict) and isinstance(stored["places"], dict)):
+            raise ValueError("not an object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{output.uri(SETTINGS)}: damaged ({error}). Give another --output") from error
+    return dict(stored)
 
 
 def places_entry(run: Run) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mosaic_ray.errors import DriftError, InputError, SettingsError
+from mosaic_ray.errors import DriftError, InputError, SettingsError, StorageError
 from mosaic_ray.io.cells import FoundFile, InputFile, from_arrow, same_content
 from mosaic_ray.io.inventory import find_inputs, take_inventory
 from mosaic_ray.io.storage import Storage
@@ -60,7 +61,7 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
     earlier = {file.name: file for file in known}
     fresh = [file for file in found if not _usable(earlier.get(file.name), file, stage)]
     work = _inventory_work(run, stage)
-    taken = dict(earlier)
+    taken = {file.name: _placed(earlier[file.name], file) for file in found if file.name in earlier}
     with Progress("inventory", len(fresh), unit="files", quiet=len(fresh) <= NAMED_FILES) as progress:
         for done, (_, file) in enumerate(engine.map(work, fresh, describe=lambda f: f.name), 1):
             taken[file.name] = file
@@ -92,7 +93,7 @@ def confirm_unchanged(run: Run) -> None:
     known = {file.name: file for file in stored_inventory(run.output)}
     work = _inventory_work(run, stage=None)
     now = {
-        found.name: known[found.name] if _unchanged(known.get(found.name), found) else work(found)
+        found.name: _placed(known[found.name], found) if _unchanged(known.get(found.name), found) else work(found)
         for found in _find(run)
     }
     _refuse_other_input(run, known, list(now.values()))
@@ -108,19 +109,28 @@ def _inventory_work(run: Run, stage: Storage | None) -> InventoryWork:
 
 
 def _find(run: Run) -> list[FoundFile]:
+    _refuse_output_inside(run)
     found = find_inputs(run.addresses, run.job.places.input_options)
     if found.ignored:
         shown = ", ".join(found.ignored[:5])
         log.info("not input: %s%s", shown, f" and {len(found.ignored) - 5} more" if len(found.ignored) > 5 else "")
-    home = run.output.uri().rstrip("/") + "/"
-    for file in found.files:
-        address = run.inputs[file.uri_index].uri(file.path)
-        if address.startswith(home):
-            raise SettingsError(
-                f"--input {run.inputs[file.uri_index].uri()} holds the output {home} ({address} would be read as "
-                "input). Give an --output outside of the input"
-            )
     return found.files
+
+
+def _refuse_output_inside(run: Run) -> None:
+    """Raise SettingsError where an ``--input`` is a directory, or a glob of any depth, that the output lies in."""
+    home = _real(run.output) + "/"
+    for address, storage in zip(run.addresses, run.inputs, strict=True):
+        deep = "**" in address or not any(sign in address for sign in "*?[")
+        if deep and home.startswith(_real(storage).rstrip("/") + "/"):
+            raise SettingsError(
+                f"--input {address} holds the output {run.output.uri()}, which the next start would read as input. "
+                "Give an --output outside of the input"
+            )
+
+
+def _real(storage: Storage) -> str:
+    return os.path.realpath(storage.root) if storage.local else storage.uri().rstrip("/")
 
 
 def _usable(known: InputFile | None, found: FoundFile, stage: Storage | None) -> bool:
@@ -140,9 +150,39 @@ def _unchanged(known: InputFile | None, found: FoundFile) -> bool:
 
 
 def stored_inventory(output: Storage) -> list[InputFile]:
+    """What an output keeps of its run's inventory; empty where it keeps none.
+
+    Raises StorageError where it is damaged.
+    """
     if not output.exists(INVENTORY):
         return []
-    return from_arrow(pq.read_table(pa.BufferReader(output.read(INVENTORY))))
+    try:
+        # Not read_table: the threads it leaves behind abort the process at its end (pyarrow 26).
+        return from_arrow(pq.ParquetFile(pa.BufferReader(output.read(INVENTORY))).read(use_threads=False))
+    except (ValueError, OSError) as error:
+        raise StorageError(f"{output.uri(INVENTORY)}: damaged ({error}). Give another --output") from error
+
+
+def kept_inventory(run: Run) -> list[InputFile]:
+    """The inventory of a run that was opened again, its files where they are now.
+
+    Raises InputError where a file is not found under the addresses given.
+    """
+    files = stored_inventory(run.output)
+    if not run.moved:
+        return files
+    found = {file.name: file for file in find_inputs(run.addresses, run.job.places.input_options).files}
+    missing = [file.name for file in files if file.name not in found]
+    if missing:
+        raise InputError(
+            f"{missing[0]} ({len(missing)} of {len(files)} files) is not found under --input "
+            f"{', '.join(run.addresses)}. Give every --input of the run, as they are now"
+        )
+    return [_placed(file, found[file.name]) for file in files]
+
+
+def _placed(file: InputFile, found: FoundFile) -> InputFile:
+    return replace(file, uri_index=found.uri_index, path=found.path)
 
 
 def _refuse_other_input(run: Run, known: Mapping[str, InputFile], files: Sequence[InputFile]) -> None:

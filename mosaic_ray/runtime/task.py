@@ -96,9 +96,14 @@ class Receipt:
     def from_json(cls, data: bytes) -> Receipt:
         """Raises ValueError where the bytes are not a receipt."""
         try:
-            return cls(**orjson.loads(data))
-        except (orjson.JSONDecodeError, TypeError) as error:
+            receipt = cls(**orjson.loads(data))
+            for part in receipt.parts:
+                Totals().merge(part["totals"])
+            for part in (*receipt.parts, *filter(None, [receipt.rejects_part])):
+                _ = part["name"], part["rows"], part["bytes"], part["sha256"], part["content_digest"]
+        except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not a receipt: {error}") from error
+        return receipt
 
 
 RECEIPTS: Final = "_mosaic/receipts"

@@ -7,65 +7,44 @@ claims to be made of. Nothing of what is checked is taken from the receipts.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosaic_ray.errors import VerificationError
-from mosaic_ray.io.cells import InputFile
-from mosaic_ray.io.manifest import dataset_digest, read_manifest
+from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.io.writers import content_digest
-from mosaic_ray.records import Message, Record, Source
+from mosaic_ray.records import Message, Record, Sample, Source
 from mosaic_ray.runtime.engine import Engine
+from mosaic_ray.runtime.findings import Findings, count_problems, differences, kept_problems, listed
 from mosaic_ray.runtime.plan import Part
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import Run
+from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.runtime.stock import stored_inventory
-from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, rejects_path, task_item
+from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, mosaic_id, rejects_path, task_item
 from mosaic_ray.seeding import Key
 from mosaic_ray.views import REJECT_SCHEMA
 
-log = logging.getLogger("mosaic_ray")
-
-SHOWN: Final = 20
-"""Problems listed before the rest is only counted."""
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyItem:
-    """A task, what the manifest says of its parts and rejects, and the epochs to rebuild."""
+    """A task, what the manifest says of its parts (None: nothing) and rejects, and the epochs to rebuild."""
 
     item: TaskItem
-    parts: tuple[Mapping[str, Any], ...]
+    parts: tuple[Mapping[str, Any] | None, ...]
     rejects: Mapping[str, Any] | None
     recompute: frozenset[int]
 
     def __str__(self) -> str:
         return f"verification of {self.item}"
-
-
-@dataclass(slots=True)
-class Findings:
-    """What a verification saw: how much, and what was wrong."""
-
-    parts: int = 0
-    rows: int = 0
-    recomputed: int = 0
-    tokens: int = 0
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, other: Findings) -> None:
-        self.parts += other.parts
-        self.rows += other.rows
-        self.recomputed += other.recomputed
-        self.tokens += other.tokens
-        self.problems += other.problems
 
 
 @dataclass(kw_only=True)
@@ -78,71 +57,105 @@ class VerifyWork:
         self.work.prepare()
 
     def __call__(self, wanted: VerifyItem) -> Findings:
-        findings = Findings()
         loaded = self.work.load(wanted.item)
+        findings = Findings(
+            records=len(loaded.plain) + len(loaded.whole) + len(loaded.rejects),
+            whole=len(loaded.whole),
+            trimmed=loaded.trimmed,
+            escaped=loaded.escaped,
+            rejects=Counter(reject.reason for reject in loaded.rejects),
+        )
         for part, stated in zip(wanted.item.parts, wanted.parts, strict=True):
-            findings.parts += 1
-            data = self._bytes(stated, findings)
-            if data is None:
-                continue
-            table = self._table(data, stated, self.work.view.schema, findings)
-            if table is None:
-                continue
-            rows = table.to_pylist()
-            findings.rows += len(rows)
-            findings.tokens += sum(row["token_count"] for row in rows)
-            findings.problems += [f"{part.name}: {problem}" for problem in self._rows(rows, part, loaded)]
-            if part.epoch in wanted.recompute:
-                findings.recomputed += 1
-                if self.work.build(loaded, part)[0].data != data:
-                    findings.problems.append(f"{part.name}: rebuilt from its source it has other bytes")
-        findings.problems += self._rejects(wanted, loaded, findings)
+            if stated is not None:
+                self._part(part, stated, loaded, findings, rebuild=part.epoch in wanted.recompute)
+        for problem in self._rejects(wanted, loaded, findings):
+            findings.report(problem)
         return findings
+
+    def _part(
+        self, part: Part, stated: Mapping[str, Any], loaded: Loaded, findings: Findings, *, rebuild: bool
+    ) -> None:
+        data = self._bytes(stated, findings)
+        rows = None if data is None else self._table(data, stated, self.work.view.schema, findings)
+        if rows is None:
+            return
+        totals = Totals()
+        for problem in self._rows(rows, part, loaded, totals):
+            findings.report(f"{part.name}: {problem}")
+        findings.parts += 1
+        findings.rows += len(rows)
+        findings.epochs.setdefault(part.epoch, Totals()).merge(totals.to_dict())
+        for name, value in (("tokens", totals.tokens), ("epoch", part.epoch), ("task", part.task)):
+            for problem in differences(name, stated.get(name), value, why="by the part"):
+                findings.report(f"{part.name}: {problem}")
+        if rebuild:
+            findings.recomputed += 1
+            if self.work.build(loaded, part)[0].data != data:
+                findings.report(f"{part.name}: rebuilt from its source it has other bytes")
 
     def _bytes(self, stated: Mapping[str, Any], findings: Findings) -> bytes | None:
         name = stated["name"]
         if not self.work.output.exists(name):
-            findings.problems.append(f"{name}: missing")
+            findings.report(f"{name}: missing")
             return None
         data = self.work.output.read(name)
+        if len(data) != stated["bytes"]:
+            findings.report(f"{name}: {len(data)} bytes, {stated['bytes']} in the manifest")
+            return None
         if hashlib.sha256(data).hexdigest() != stated["sha256"]:
-            findings.problems.append(
-                f"{name}: its sha256 is not the manifest's ({len(data)} bytes, {stated['bytes']} stated)"
-            )
+            findings.report(f"{name}: its sha256 is not the manifest's")
             return None
         return data
 
-    def _table(self, data: bytes, stated: Mapping[str, Any], schema: pa.Schema, findings: Findings) -> pa.Table | None:
-        table = pq.read_table(pa.BufferReader(data))
+    def _table(self, data: bytes, stated: Mapping[str, Any], schema: pa.Schema, findings: Findings) -> Rows | None:
+        name = stated["name"]
+        try:
+            # Not pq.read_table: the threads of the dataset reader can abort a process that is ending.
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            rows: Rows = table.to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            findings.report(f"{name}: not a readable Parquet file: {error}")
+            return None
         if not table.schema.equals(schema):
-            findings.problems.append(f"{stated['name']}: schema\n{table.schema}\nwhere the run declares\n{schema}")
+            findings.report(f"{name}: schema\n{table.schema}\nwhere the run declares\n{schema}")
             return None
-        if table.num_rows != stated["rows"] or content_digest(table.to_pylist(), schema) != stated["content_digest"]:
-            findings.problems.append(f"{stated['name']}: its rows are not the manifest's")
+        if len(rows) != stated["rows"]:
+            findings.report(f"{name}: {len(rows)} rows, {stated['rows']} in the manifest")
             return None
-        return table
+        if content_digest(rows, schema) != stated["content_digest"]:
+            findings.report(f"{name}: its rows do not have the content_digest of the manifest")
+            return None
+        return rows
 
-    def _rows(self, rows: Sequence[Mapping[str, Any]], part: Part, loaded: Loaded) -> Iterator[str]:
+    def _rows(self, rows: Rows, part: Part, loaded: Loaded, totals: Totals) -> Iterator[str]:
+        """What is wrong with the rows of a part, which are added to the totals."""
         records = loaded.by_source
         placed: Counter[Source] = Counter()
-        conversations = []
-        for row in rows:
+        sound: list[tuple[dict[str, Any], tuple[Message, ...]]] = []
+        for index, row in enumerate(rows):
             sources = [Source(source["file"], source["row"]) for source in row["sources"]]
             placed.update(sources)
-            messages = self.work.view.messages(dict(row))
-            conversations.append(messages)
-            unknown = [source for source in sources if source not in records]
-            if unknown:
-                yield f"{row['mosaic_id']}: {unknown[0].file} row {unknown[0].row} is no record of this task"
-                continue
+            tiles = [records[source] for source in sources if source in records]
+            totals.add(_sample(row, sources), tiles)
+            if row["mosaic_id"] != mosaic_id(part, index):
+                yield f"row {index} has the mosaic_id {row['mosaic_id']!r}, where {mosaic_id(part, index)!r} belongs"
             if row["tiles"] != len(sources) or row["epoch"] != part.epoch:
-                yield f"{row['mosaic_id']}: tiles or epoch do not agree with its sources and its part"
-            problem = self._sample(row, messages, [records[source] for source in sources])
+                yield f"row {index}: tiles or epoch do not agree with its sources and its part"
+            unknown = [source for source in sources if source not in records]
+            if unknown or not sources:
+                yield f"row {index}: " + (
+                    f"{unknown[0].file} row {unknown[0].row} is no record of this task" if unknown else "no sources"
+                )
+                continue
+            messages = self._messages(row)
+            problem = "its text is no conversation of its view" if not messages else self._check(row, messages, tiles)
             if problem is not None:
-                yield f"{row['mosaic_id']}: {problem}"
-        counts = self.work.counter.count_batch(conversations)
+                yield f"row {index}: {problem}"
+            else:
+                sound.append((row, messages))
+        counts = self.work.counter.count_batch([messages for _, messages in sound])
         budget = self.work.settings.max_tokens
-        for row, count in zip(rows, counts, strict=True):
+        for (row, _), count in zip(sound, counts, strict=True):
             if count != row["token_count"] or count > budget:
                 yield f"{row['mosaic_id']}: {count} tokens counted, {row['token_count']} stated, budget {budget}"
         for source, times in placed.items():
@@ -151,10 +164,22 @@ class VerifyWork:
         for source in records.keys() - placed.keys():
             yield f"{source.file} row {source.row} is in no sample of epoch {part.epoch}"
 
-    def _sample(self, row: Mapping[str, Any], messages: Sequence[Message], tiles: Sequence[Record]) -> str | None:
+    def _messages(self, row: dict[str, Any]) -> tuple[Message, ...]:
+        """The conversation of a row; empty where its columns are not exactly those of one."""
+        try:
+            messages = self.work.view.messages(row)
+            columns = self.work.view.columns(messages)
+        except (VerificationError, TypeError, IndexError):
+            return ()
+        return messages if all(row[name] == value for name, value in columns.items()) else ()
+
+    def _check(self, row: Mapping[str, Any], messages: Sequence[Message], tiles: Sequence[Record]) -> str | None:
         if row["strategy"] == "pass":
             same = len(tiles) == 1 and tuple(messages) == tiles[0].messages
-            return None if same else "a record passed through whole is not the record"
+            plain = row["kind"] is None and row["params"] == "{}"
+            return None if same and plain else "a record passed through whole is not the record"
+        if [message.role for message in messages] != ["user", "assistant"]:
+            return "a composed sample is not one message of the user and one of the assistant"
         try:
             params = orjson.loads(row["params"])
         except orjson.JSONDecodeError as error:
@@ -164,7 +189,7 @@ class VerifyWork:
             "kind": row["kind"],
             "params": params,
             "instruction": messages[0].content,
-            "response": messages[-1].content,
+            "response": messages[1].content,
         }
         return self.work.method.check(sample, tiles)
 
@@ -176,9 +201,21 @@ class VerifyWork:
                 yield f"{name}: {len(expected)} records are rejected by the source, and the manifest lists no such file"
             return
         data = self._bytes(wanted.rejects, findings)
-        table = None if data is None else self._table(data, wanted.rejects, REJECT_SCHEMA, findings)
-        if table is not None and [(r["file"], r["row"], r["reason"]) for r in table.to_pylist()] != expected:
+        rows = None if data is None else self._table(data, wanted.rejects, REJECT_SCHEMA, findings)
+        if rows is not None and [(row["file"], row["row"], row["reason"]) for row in rows] != expected:
             yield f"{name}: not the records that the source has rejected"
+
+
+def _sample(row: Mapping[str, Any], sources: Sequence[Source]) -> Sample:
+    """A row as it counts in the totals."""
+    return Sample(
+        messages=(),
+        sources=tuple(sources),
+        strategy=row["strategy"],
+        kind=row["kind"],
+        params={},
+        token_count=row["token_count"],
+    )
 
 
 def verify(run: Run, engine: Engine, *, recompute: int = 0) -> Findings:
@@ -190,60 +227,40 @@ def verify(run: Run, engine: Engine, *, recompute: int = 0) -> Findings:
     """
     manifest = read_manifest(run.output)
     files = stored_inventory(run.output)
-    findings = Findings(problems=list(_manifest_problems(run, manifest, files)))
     plan = run.plan(files)
-    chosen = Key(run.settings.seed, "recompute").permutation(len(manifest["parts"]))[:recompute]
+    findings = Findings()
+    parts, rejects = listed(manifest, findings)
+    for problem in kept_problems(run, manifest, files, plan, parts, rejects):
+        findings.report(problem)
+    chosen = Key(run.settings.seed, "recompute").permutation(plan.tasks * plan.epochs)[:recompute]
     epochs: dict[int, set[int]] = {}
     for index in chosen:
         epochs.setdefault(int(index) % plan.tasks, set()).add(int(index) // plan.tasks)
-    stated = {part["name"]: part for part in manifest["parts"]}
-    rejects = {part["name"]: part for part in manifest["rejects"]["parts"]}
-    if sorted(stated) != sorted(plan.part(e, t).name for e in range(plan.epochs) for t in range(plan.tasks)):
-        findings.problems.append("the parts in the manifest are not those of its plan")
-    else:
-        items = (
-            VerifyItem(
-                item=task_item(plan, spec),
-                parts=tuple(stated[part.name] for part in plan.parts(spec.index)),
-                rejects=rejects.get(rejects_path(spec.index)),
-                recompute=frozenset(epochs.get(spec.index, ())),
-            )
-            for spec in plan
+    part_entries = {entry["name"]: entry for entry in parts}
+    reject_entries = {entry["name"]: entry for entry in rejects}
+    items = (
+        VerifyItem(
+            item=task_item(plan, spec),
+            parts=tuple(part_entries.get(part.name) for part in plan.parts(spec.index)),
+            rejects=reject_entries.get(rejects_path(spec.index)),
+            recompute=frozenset(epochs.get(spec.index, ())),
         )
-        work = run.work(manifest["run"])
-        work.staged = False
-        with Progress("verify", plan.tasks, unit="tasks") as progress:
-            for done, (_, found) in enumerate(engine.map(VerifyWork(work=work), items, describe=str), 1):
-                findings.add(found)
-                progress.update(done, f"{findings.rows:,} rows")
-        if not findings.problems and findings.tokens != manifest["totals"]["tokens"]:
-            findings.problems.append(
-                f"{findings.tokens} tokens in the parts, {manifest['totals']['tokens']} in the manifest"
-            )
-    if findings.problems:
-        shown = "\n".join(f"- {problem}" for problem in findings.problems[:SHOWN])
-        more = len(findings.problems) - SHOWN
+        for spec in plan
+    )
+    work = run.work(run.fingerprint(files))
+    work.staged = False
+    with Progress("verify", plan.tasks, unit="tasks") as progress:
+        for done, (_, found) in enumerate(engine.map(VerifyWork(work=work), items, describe=str), 1):
+            findings.add(found)
+            progress.update(done, f"{findings.rows:,} rows")
+    if findings.parts == plan.tasks * plan.epochs:  # else they cannot agree, and why is said already
+        for problem in count_problems(manifest, findings, files, plan):
+            findings.report(problem)
+    if findings.wrong:
+        shown = "\n".join(f"- {problem}" for problem in findings.problems)
+        more = findings.wrong - len(findings.problems)
         raise VerificationError(
-            f"{run.output.uri()}: {len(findings.problems)} problem{'s' * (len(findings.problems) > 1)}\n{shown}"
+            f"{run.output.uri()}: {findings.wrong} problem{'s' * (findings.wrong > 1)}\n{shown}"
             + (f"\nand {more} more" if more > 0 else "")
         )
     return findings
-
-
-def _manifest_problems(run: Run, manifest: Mapping[str, Any], files: Sequence[InputFile]) -> Iterator[str]:
-    """Whether the manifest agrees with itself, with the stored inventory, and with the directory."""
-    digest = dataset_digest(manifest["parts"], manifest["rejects"]["parts"])
-    if digest != manifest["dataset_digest"]:
-        yield f"dataset_digest {manifest['dataset_digest']} is not that of the parts listed ({digest})"
-    if run.fingerprint(files) != manifest["run"]:
-        yield f"run {manifest['run']} is not that of the settings and inventory kept under _mosaic/"
-    records = sum(file.records for file in files)
-    for epoch in manifest["accounting"]["epochs"]:
-        placed = epoch["composed"] + epoch["passed"] + epoch["rejected"]
-        if placed != records:
-            yield f"epoch {epoch['epoch']} accounts for {placed} of {records} records"
-    listed = {part["name"] for part in (*manifest["parts"], *manifest["rejects"]["parts"])}
-    for folder in ("data", "rejects"):
-        for path, _ in run.output.listing(folder):
-            if path not in listed:
-                yield f"{path}: not in the manifest"

@@ -96,8 +96,8 @@ class TestTheInputIsRefused:
 
     def test_the_input_holds_the_output(self, job: Run, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "a.jsonl", GOOD)
-        write_jsonl(tmp_path / "out" / "data" / "old.jsonl", GOOD)
-        refused(job(source=tmp_path), 4, "not empty", "data/old.jsonl")
+        refused(job(source=tmp_path), 2, f"--input {tmp_path} holds the output {tmp_path / 'out'}")
+        assert not (tmp_path / "out").exists()
 
 
 class TestRecordsAreRejected:

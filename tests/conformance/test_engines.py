@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mosaic_ray.errors import InputError, Interrupted, MosaicError, TaskError, TokenizerError
+from mosaic_ray.errors import InputError, MosaicError, TaskError, TokenizerError
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.ray_engine import RayEngine
 
@@ -87,8 +87,6 @@ class Fails:
     def fail_on_purpose(self) -> None:
         if self.error == "input":
             raise InputError("data/a.jsonl is damaged at line 7")
-        if self.error == "interrupted":
-            raise Interrupted("asked to stop", signal_number=15)
         if self.error == "value":
             raise ValueError("seventeen is too many")
         if self.error == "stubborn":
@@ -148,7 +146,6 @@ class TestEngine:
         ("error", "kind", "message", "exit_code"),
         [
             ("input", InputError, "data/a.jsonl is damaged at line 7", 3),
-            ("interrupted", Interrupted, "asked to stop", 143),
         ],
     )
     def test_an_error_of_the_package_comes_through_as_it_is(

@@ -169,6 +169,30 @@ class TestControlTokens:
             )
             assert TokenCounter(made, max_tokens=0).spells_control("a <turn> b") is steers
 
+    @pytest.mark.parametrize(
+        ("token", "steers"),
+        [
+            *((t, True) for t in ("<|fim_prefix|>", "<｜User｜>", "<｜fim▁hole｜>", "<|half>", "<half|>")),  # noqa: RUF001
+            *((t, True) for t in ("<unused1>", "<unused_12>", "<start_of_image>", "<end_of_turn>")),
+            *((t, False) for t in ("<table>", "</table>", "<i>", "<h1>", "<br>", "<unused>", "<end_of>", "<mask>")),
+            *((t, False) for t in ("[multimodal]", "| a |", "a<|b|>", "<|a b|>", "<|>")),
+        ],
+    )
+    def test_added_tokens_that_are_markers_steer_without_a_flag(self, token: str, steers: bool) -> None:
+        tokenizer = Tokenizer.from_str(spec().definition)
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False)])
+        made = TokenizerSpec(
+            name="x",
+            definition=tokenizer.to_str(),
+            special_tokens=spec().special_tokens,
+            chat_template=spec().chat_template,
+        )
+        measure = TokenCounter(made, max_tokens=0)
+        text = f"a {token} b"
+        assert measure.spells_control(text) is steers
+        assert measure.without_control(text, strip=True) == ("a  b" if steers else text)
+        assert not counter().spells_control(text), "no token, no control"
+
     @pytest.mark.parametrize("text", ["[START]", "[start]", "a[StArT]b"])
     def test_tokens_that_are_sought_in_the_normalised_text(self, text: str) -> None:
         token = AddedToken("[START]", special=True, normalized=True)
@@ -278,6 +302,38 @@ class TestTemplates:
     def test_one_that_drops_a_side(self, source: str, load: Load) -> None:
         with pytest.raises(TokenizerError, match=r"does not show both sides .* Give another by --chat-template"):
             load(source)
+
+    @pytest.mark.parametrize("role", ["user", "assistant"])
+    @pytest.mark.parametrize(
+        ("shown", "lost"),
+        [
+            ("c.split('</think>')[-1]", "'<think>probe thought</think>.*' is lost"),
+            ("c.split('<think>')[0] + c.split('</think>')[-1]", "'<think>probe thought</think>.*' is lost"),
+            (
+                "c if c.count('</think>') < 2 else c.split('</think>')[0] + '</think>' + c.split('</think>')[-1]",
+                "'.*one.*<think>thought two.*' is lost",
+            ),
+            ("c|striptags", "</think>.* is lost"),
+            ("c|e", "<think>.* is lost"),
+            ("c.split('</answer>')[-1]", "'<answer>probe inside</answer>.*' is lost"),
+            ("c.split('[/THINK]')[-1]", r"\[/THINK\]' is lost"),
+            ("c.removeprefix('```python')", "'```python' is lost"),
+            ("c.split('\\n\\n\\n\\n')[0]", "probe paragraph two"),
+            ("c.replace('\\n\\n\\n', '\\n\\n')", "white space inside is changed"),
+            ("c[:2000]", "answer number.* number 200.*' is lost"),
+        ],
+    )
+    def test_one_that_drops_part_of_a_message(self, role: str, shown: str, lost: str, load: Load) -> None:
+        words = f"(?s)does not show the whole text of a message: of .* by the {role}, .*{lost}.* by --chat-template"
+        with pytest.raises(TokenizerError, match=words):
+            load(
+                "{% for m in messages %}{% set c = m['content'] %}"
+                f"{{% if m['role'] == '{role}' %}}{{{{ {shown} }}}}{{% else %}}{{{{ c }}}}{{% endif %}}\n{{% endfor %}}"
+            )
+
+    def test_one_may_trim_around_a_message(self, load: Load) -> None:
+        made = TokenCounter(load("{% for m in messages %}{{ m['content']|trim }};{% endfor %}"), max_tokens=0)
+        assert made.render((Message("user", "\n a \n"), Message("assistant", " b"))) == "a;b;"
 
     def test_a_date_of_changing_length_is_refused(self, load: Load) -> None:
         words = r"prints today's date, and its length changes with it \(from \d+ to \d+ tokens .* with a fixed date"

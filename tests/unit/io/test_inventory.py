@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from mosaic_ray.io.inventory import (
     same_content,
     take_inventory,
 )
+from mosaic_ray.io.readers import read_cells
+from mosaic_ray.io.shapes import to_record
 from mosaic_ray.io.storage import Storage
+from mosaic_ray.records import Record, Reject
 
 ROWS = [{"prompt": f"p {i}", "completion": "c" * (i % 40)} for i in range(100)]
 LINES = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
@@ -105,6 +109,43 @@ class TestFinding:
             "x.json",
             "y.json",
         ]
+
+    def test_a_glob_of_directories(self, tmp_path: Path) -> None:
+        put(tmp_path, d___p1___x__json=b"", d___p2___deep___y__json=b"", d___q___z__json=b"", d____p___w__json=b"")
+        assert names(tmp_path / "d/p*") == ["p1/x.json", "p2/deep/y.json"]
+        assert names(tmp_path / "d/*") == ["p1/x.json", "p2/deep/y.json", "q/z.json"]
+
+    def test_no_file_is_read_twice(self, tmp_path: Path) -> None:
+        put(tmp_path, a___x__json=b"", a___y__json=b"", b___x__json=b"")
+        a, x = tmp_path / "a", tmp_path / "a/x.json"
+        for uris, ways in (
+            ((a, a), f"{a} twice"),
+            ((x, a), f"both {x} and {a}"),
+            ((tmp_path, f"{a}/x*"), f"both {tmp_path} and {a}/x*"),
+            ((x, f"file://{x}"), f"both {x} and file://{x}"),
+        ):
+            with pytest.raises(SettingsError) as failure:
+                names(*uris)
+            assert str(failure.value) == (
+                f"--input gives {ways}, and so {x} twice; each of its records would be read twice: give it once."
+            )
+        assert names(x, a / "y.json", tmp_path / "b") == ["0/x.json", "1/y.json", "2/x.json"]
+
+    def test_names_that_are_not_utf8(self, tmp_path: Path) -> None:
+        put(tmp_path, a__json=b"")
+        (tmp_path / os.fsdecode(b"note\xff.txt")).write_bytes(b"")
+        found = find_inputs([str(tmp_path)])
+        assert [file.name for file in found.files] == ["a.json"]
+        assert found.ignored == [f"{tmp_path}/note\\udcff.txt"]
+        for bad in (b"caf\xe9.json", b"d\xff/x.json"):
+            path = tmp_path / "in" / os.fsdecode(bad)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"")
+            for uri in (path, path.parent):
+                with pytest.raises(InputError) as failure:
+                    names(uri)
+                assert str(failure.value).startswith(f"{str(path)!r}: this name is not valid UTF-8")
+                assert "rename" in str(failure.value)
 
     def test_nothing_to_read(self, tmp_path: Path) -> None:
         put(tmp_path, full___x__json=b"", bare___x__txt=b"", bare____y__json=b"")
@@ -243,6 +284,44 @@ class TestShapes:
             take(tmp_path / "a.jsonl")
         file = take(tmp_path / "a.jsonl", columns={"instruction": "q", "response": "a"})
         assert (file.shape.kind, file.shape.columns) == ("columns", {"instruction": "q", "response": "a"})
+
+    @pytest.mark.parametrize("array", [False, True])
+    def test_an_optional_column_that_begins_late(self, tmp_path: Path, array: bool) -> None:
+        rows = [*ROWS, {"prompt": "p", "completion": "c", "context": "late"}]
+        data = json.dumps(rows) if array else "\n".join(map(json.dumps, rows))
+        put(tmp_path, a__json=data.encode())
+        file = take(tmp_path / "a.json", cell_records=50)
+        cells = read_cells(file, file.cells, source=input_storage(str(tmp_path / "a.json")))
+        last = [to_record(row, file.shape, place, multi_turn="pass") for place, row in cells][-1]  # type: ignore[arg-type]
+        assert isinstance(last, Record)
+        assert last.instruction == "p\nlate"
+
+    @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+    def test_a_mapped_optional_column_that_is_not_there(self, tmp_path: Path, name: str) -> None:
+        rows = [{"q": "x", "a": "y"}] * 3
+        data = parquet_bytes(rows) if name.endswith("t") else b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}: there is no column 's' in it for --columns system=s .*correct"):
+            take(tmp_path / name, columns={"instruction": "q", "response": "a", "system": "s"})
+
+    @pytest.mark.parametrize("cell_records", [1, 100])
+    def test_parquet_has_its_system_and_history_read(self, tmp_path: Path, cell_records: int) -> None:
+        """Staged and not."""
+        spoken = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+        chats = [{"messages": spoken, "system_prompt": "s", "id": 1}] * 10
+        pairs = [{"prompt": "q", "completion": "a", "system": "s", "history": [["q0", "a0"]], "id": 1}] * 10
+        put(tmp_path, a__parquet=parquet_bytes(chats), b__parquet=parquet_bytes(pairs))
+        for name, said in (("a.parquet", ["s", "q", "a"]), ("b.parquet", ["s", "q0", "a0", "q", "a"])):
+            file = take(tmp_path / name, cell_records=cell_records, stage=tmp_path / "out")
+            assert file.staged == (cell_records == 1)
+            stage = Storage.at(str(tmp_path / "out"), error=StorageError)
+            cells = read_cells(file, file.cells, source=input_storage(str(tmp_path / name)), stage=stage)
+            for place, row in cells:
+                assert not isinstance(row, Reject)
+                assert "id" not in row
+                made = to_record(row, file.shape, place, multi_turn="pass")
+                assert isinstance(made, Record)
+                assert [message.content for message in made.messages] == said
 
     def test_parquet_by_its_schema(self, tmp_path: Path) -> None:
         turn = {"from": "human", "value": "x"}

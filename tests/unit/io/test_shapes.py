@@ -34,7 +34,17 @@ def shape_of(row: dict[str, Any], mapping: dict[str, str] | None = None) -> Shap
         (
             {"instruction": "", "output": "", "response": "", "input": "", "context": ""},
             "instruction",
-            {"instruction": "instruction", "response": "output", "input": "input"},
+            {"instruction": "instruction", "response": "output", "input": "input", "context": "context"},
+        ),
+        (
+            {"prompt": "", "response": "", "system_prompt": "", "history": []},
+            "prompt",
+            {"instruction": "prompt", "response": "response", "system": "system_prompt", "history": "history"},
+        ),
+        (
+            {"messages": [{"role": "user", "content": ""}], "system": "", "system_prompt": "", "history": []},
+            "messages",
+            {"messages": "messages", "system": "system", "system_prompt": "system_prompt"},
         ),
         ({"prompt": "", "completion": "", "id": 1}, "prompt", {"instruction": "prompt", "response": "completion"}),
         ({"prompt": "", "response": ""}, "prompt", {"instruction": "prompt", "response": "response"}),
@@ -74,14 +84,25 @@ def test_an_unknown_shape_names_the_file_its_columns_and_the_remedy() -> None:
 
 
 def test_a_mapping_goes_first_where_it_applies() -> None:
-    mapping = {"instruction": "q", "response": "a", "input": "extra", "system": "s"}
+    mapping = {"instruction": "q", "response": "a", "system": "s"}
     assert shape_of({"q": "", "a": "", "s": "", "messages": []}, mapping) == Shape(
         kind="columns", columns={"instruction": "q", "response": "a", "system": "s"}
     )
     untouched = shape_of({"q": "", "prompt": "", "completion": ""}, mapping)
     assert untouched.kind == "prompt"
     assert not mapping_applies(mapping, untouched.columns.values())
-    assert mapping_applies(mapping, shape_of({"q": "", "a": ""}, mapping).columns.values())
+    assert mapping_applies(mapping, shape_of({"q": "", "a": "", "s": ""}, mapping).columns.values())
+
+
+def test_a_mapped_optional_column_must_be_there() -> None:
+    mapping = {"instruction": "q", "response": "a", "input": "extra"}
+    with pytest.raises(InputError) as failure:
+        shape_of({"q": "", "a": ""}, mapping)
+    assert str(failure.value).startswith(
+        "s3://b/a.jsonl: there is no column 'extra' in it for --columns input=extra (it has a, q); correct the name"
+    )
+    assert shape_of({"q": "", "a": "", "extra": None}, mapping).columns == mapping
+    assert shape_of({"prompt": "", "completion": ""}, mapping).kind == "prompt"
 
 
 def test_a_mapped_conversation_may_have_either_form() -> None:
@@ -198,6 +219,68 @@ def test_the_policy_for_longer_conversations() -> None:
     assert reject(turns(*LONG[1:]), MESSAGES, "reject").detail == "it has 2 questions"
 
 
+def test_optional_columns_are_looked_up_in_every_row() -> None:
+    bare = Shape(kind="instruction", columns={"instruction": "instruction", "response": "output"})
+    row = {"instruction": "i", "output": "o"}
+    for more in ({"input": "x"}, {"context": "x"}, {"input": "", "context": "x"}, {"input": "x", "context": "y"}):
+        assert record({**row, **more}, bare).instruction == "i\nx"
+    for name in ("system", "system_prompt"):
+        assert record({**row, name: "s"}, bare).messages[0] == Message("system", "s")
+    assert reject({**row, "context": 3}, bare).detail == "'context' is a number"
+    mapped = Shape(kind="columns", columns={"instruction": "instruction", "response": "output", "input": "extra"})
+    assert record({**row, "extra": "x", "context": "y", "system": "s", "history": 3}, mapped).messages == (
+        Message("user", "i\nx"),
+        Message("assistant", "o"),
+    )
+    assert record(row, mapped).instruction == "i"
+
+
+@pytest.mark.parametrize("name", ["system", "system_prompt"])
+def test_a_system_column_beside_a_conversation_leads_it(name: str) -> None:
+    two = turns(("user", "q"), ("assistant", "a"))
+    spoken = (Message("user", "q"), Message("assistant", "a"))
+    assert record({**two, name: "s"}, MESSAGES).messages == (Message("system", "s"), *spoken)
+    assert record({**two, name: "s"}, MESSAGES, "first").messages == spoken
+    assert reject({**two, name: "s"}, MESSAGES, "reject").detail == "it has a system prompt and 1 question"
+    assert record({**two, name: " "}, MESSAGES, "reject").messages == spoken
+    assert reject({**two, name: ["s"]}, MESSAGES).reason == "not_a_string"
+    own = turns(("system", "own"), ("user", "q"), ("assistant", "a"))
+    assert record({**own, name: "s"}, MESSAGES).messages[0] == Message("system", "own")
+    blank = turns(("system", ""), ("user", "q"), ("assistant", "a"))
+    assert record({**blank, name: "s"}, MESSAGES).messages == (Message("system", "s"), *spoken)
+    sharegpt = {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], name: "s"}
+    assert record(sharegpt, SHAREGPT).messages == (Message("system", "s"), *spoken)
+
+
+def test_a_history_goes_before_the_question() -> None:
+    row = {"instruction": "i", "input": "x", "output": "o", "history": [["q1", "a1"], ["q2", "a2"]]}
+    earlier = [("user", "q1"), ("assistant", "a1"), ("user", "q2"), ("assistant", "a2")]
+    whole = tuple(Message(*turn) for turn in [*earlier, ("user", "i\nx"), ("assistant", "o")])
+    assert record(row).messages == whole
+    assert record({**row, "system": "s"}).messages == (Message("system", "s"), *whole)
+    first = record({**row, "system": "s"}, PLAIN, "first")
+    assert (first.messages, first.trimmed) == (whole[:2], True)
+    assert reject(row, PLAIN, "reject").detail == "it has 3 questions"
+    for empty in (None, [], "", " "):
+        assert not record({**row, "history": empty}, PLAIN, "reject").whole
+
+
+@pytest.mark.parametrize(
+    ("history", "detail"),
+    [
+        ("q1", "'history' is a string, not a list of pairs"),
+        ({"q": "a"}, "'history' is an object, not a list of pairs"),
+        (["q1", "a1"], "item 1 of 'history' is no pair of a question and an answer"),
+        ([["q1", "a1"], ["q2"]], "item 2 of 'history' is no pair of a question and an answer"),
+        ([["q1", None]], "item 1 of 'history' is no pair of a question and an answer"),
+        ([["q1", "a1", "q2"]], "item 1 of 'history' is no pair of a question and an answer"),
+    ],
+)
+def test_a_malformed_history(history: Any, detail: str) -> None:
+    made = reject({"instruction": "i", "output": "o", "history": history})
+    assert (made.reason, made.detail) == ("bad_messages", detail)
+
+
 def test_a_system_column_makes_a_conversation() -> None:
     row = {"system": "s", "question": " q ", "answer": "a"}
     assert record(row, SYSTEM).messages == (Message("system", "s"), Message("user", "q"), Message("assistant", "a"))
@@ -264,7 +347,9 @@ values = st.recursive(
     ),
     max_leaves=8,
 )
-rows = st.dictionaries(st.sampled_from(["instruction", "output", "input", "messages", "conversations"]), values)
+rows = st.dictionaries(
+    st.sampled_from(["instruction", "output", "input", "system", "history", "messages", "conversations"]), values
+)
 
 
 @given(rows, st.sampled_from([PLAIN, MESSAGES, SHAREGPT]), st.sampled_from(["pass", "first", "reject"]))

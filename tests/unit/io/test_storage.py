@@ -128,9 +128,31 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real/f")
     (tmp_path / "broken").symlink_to(tmp_path / "gone")
     listed = {path: info.size for path, info in at(tmp_path).listing()}
-    assert listed == {"broken": 0, "link": 3, "linked/f": 3, "real/f": 3}
+    assert listed == {"broken": 0, "link": 3, "real/f": 3}
+    assert [path for path, _ in at(tmp_path / "linked").listing()] == ["f"]
     with pytest.raises(StorageError, match=r"/broken: this is a link to something that is not there; correct the link"):
         at(tmp_path).open("broken")
+
+
+def test_links_to_each_other(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "f").write_bytes(b"")
+        (tmp_path / name / "l").symlink_to(f"../{other}")
+    assert [path for path, _ in at(tmp_path).listing()] == ["a/f", "b/f"]
+    assert [path for path, _ in at(tmp_path / "a").listing()] == ["f", "l/f"]
+
+
+def test_a_glob_of_directories_alone_stands_for_their_files(tmp_path: Path) -> None:
+    for name in ("p1/x", "p2/deep/y", "other/z"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"1")
+    assert [path for path, _ in at(tmp_path).glob("p*")] == ["p1/x", "p2/deep/y"]
+    (tmp_path / "p3").write_bytes(b"1")
+    assert [path for path, _ in at(tmp_path).glob("p*")] == ["p3"]
+    memory = Storage.at("memory://globbed-directories", error=InputError)
+    memory.publish("p1/x", b"1")
+    assert [path for path, _ in memory.glob("p*")] == ["p1/x"]
 
 
 @pytest.mark.parametrize(

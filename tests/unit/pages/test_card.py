@@ -151,6 +151,22 @@ def test_the_way_to_load_and_to_check_it(manifest: dict[str, Any]) -> None:
     assert f"mosaic-ray explain DIRECTORY/{manifest['parts'][0]['name']}:0" in section(text, "Check it")
 
 
+@pytest.mark.parametrize("template", [None, "{{ messages }}"])
+@pytest.mark.parametrize("view", ["messages", "prompt-completion", "alpaca"])
+def test_no_length_is_promised_where_the_trainer_adds_tokens(
+    manifest: dict[str, Any], view: str, template: str | None
+) -> None:
+    manifest["settings"]["view"], manifest["tokenizer"]["chat_template"] = view, template
+    manifest["tokenizer"]["counted"] = "so and so"
+    text = " ".join(section(card(manifest), "Load it").split())
+    adds = view == "alpaca" or (view == "messages" and template is None)
+    assert ("cuts no sample short" in text) is not adds
+    assert ("not counted, so leave room for them: give the trainer a maximal length above 600 tokens." in text) is adds
+    assert ("axolotl and LLaMA-Factory" in text) is (view == "alpaca")
+    assert ("renders `messages` by a chat template" in text) is (adds and view == "messages")
+    assert ("`so and so`" in text) is adds
+
+
 def test_a_method_without_a_description_still_has_a_card(manifest: dict[str, Any]) -> None:
     manifest["method"]["name"] = "another"
     text = card(manifest)

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_ray.pages.text import code, compact, counted, escaped, seen, setting, share, shortened, size
+from mosaic_ray.pages.text import code, compact, counted, escaped, setting, share, shortened, size
+from mosaic_ray.text import seen
 
 
 def test_what_cannot_be_seen_is_spelt_out() -> None:
