@@ -50,7 +50,7 @@ TEMPLATE_DATE: Final = date(2024, 7, 26)
 
 
 _MARKER: Final = re.compile(
-    r"<[|｜][^\s<>]+>|<[^\s<>]+[|｜]>|<unused_?\d+>|<(?:start|end)_of_[^\s<>]+>",  # noqa: RUF001
+    r"<[|｜][^\s<>]+>|<[^\s<>]+[|｜]>|<unused_?\d+>|<(?:start|end)_of_[^\s<>]+>",
 )
 """Added tokens that act as control tokens although they may not be flagged special."""
 

@@ -52,9 +52,8 @@ def read_manifest(output: Storage) -> dict[str, Any]:
     try:
         manifest = orjson.loads(output.read(MANIFEST))
         version = manifest["format_version"]
-        for entry in (*manifest["parts"], *manifest["rejects"]["parts"]):
-            _ = entry["name"], entry["rows"], entry["bytes"], entry["sha256"], entry["content_digest"]
-        _ = manifest["dataset_digest"], manifest["run"], manifest["accounting"], manifest["totals"], manifest["places"]
+        if version == FORMAT_VERSION:
+            _require(manifest)
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise VerificationError(f"{output.uri(MANIFEST)}: damaged ({error!r})") from error
     if version != FORMAT_VERSION:
@@ -62,3 +61,12 @@ def read_manifest(output: Storage) -> dict[str, Any]:
             f"{output.uri(MANIFEST)}: format version {version}, where this version of mosaic_ray reads {FORMAT_VERSION}"
         )
     return dict(manifest)
+
+
+def _require(manifest: Mapping[str, Any]) -> None:
+    """Raise KeyError or TypeError unless the manifest has what every command reads of it."""
+    for key in ("dataset_digest", "run", "accounting", "totals", "places"):
+        _ = manifest[key]
+    for entry in (*manifest["parts"], *manifest["rejects"]["parts"]):
+        for key in ("name", "rows", "bytes", "sha256", "content_digest"):
+            _ = entry[key]

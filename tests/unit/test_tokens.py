@@ -172,7 +172,7 @@ class TestControlTokens:
     @pytest.mark.parametrize(
         ("token", "steers"),
         [
-            *((t, True) for t in ("<|fim_prefix|>", "<｜User｜>", "<｜fim▁hole｜>", "<|half>", "<half|>")),  # noqa: RUF001
+            *((t, True) for t in ("<|fim_prefix|>", "<｜User｜>", "<｜fim▁hole｜>", "<|half>", "<half|>")),
             *((t, True) for t in ("<unused1>", "<unused_12>", "<start_of_image>", "<end_of_turn>")),
             *((t, False) for t in ("<table>", "</table>", "<i>", "<h1>", "<br>", "<unused>", "<end_of>", "<mask>")),
             *((t, False) for t in ("[multimodal]", "| a |", "a<|b|>", "<|a b|>", "<|>")),

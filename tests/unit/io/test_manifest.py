@@ -92,7 +92,12 @@ def test_an_inventory_entry_names_content_and_shape_but_no_cells() -> None:
 
 class TestOnDisk:
     def test_reads_back(self, output: Storage, tmp_path: Path) -> None:
-        manifest = {"format_version": FORMAT_VERSION, "dataset_digest": "v1:é", "parts": [{"rows": 1}]}
+        part = {"name": "data/a", "rows": 1, "bytes": 2, "sha256": "3", "content_digest": "v1:4"}
+        manifest = {
+            "format_version": FORMAT_VERSION,
+            **{"dataset_digest": "v1:é", "run": "v1:5", "parts": [part], "rejects": {"parts": []}},
+            **{"accounting": {}, "totals": {}, "places": {}},
+        }
         publish_manifest(output, manifest)
         assert read_manifest(output) == manifest
         text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
@@ -103,7 +108,9 @@ class TestOnDisk:
         with pytest.raises(VerificationError, match=r"out: no manifest\.json, so no finished data set\. Run the job"):
             read_manifest(output)
 
-    @pytest.mark.parametrize("data", [b"", b'{"format_version": 1', b"[]", b"{}", b"7", b"null", b'"text"'])
+    @pytest.mark.parametrize(
+        "data", [b"", b'{"format_version": 1', b"[]", b"{}", b"7", b"null", b'"text"', b'{"format_version": 1}']
+    )
     def test_damaged(self, data: bytes, output: Storage) -> None:
         output.publish(MANIFEST, data)
         with pytest.raises(VerificationError, match=r"manifest\.json: damaged"):

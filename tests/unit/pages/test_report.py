@@ -8,8 +8,8 @@ import pytest
 
 from mosaic_ray.pages.report import Shown, report
 from mosaic_ray.pages.style import CATEGORIES, DARK, LIGHT
-from mosaic_ray.text import seen
 from mosaic_ray.records import Message
+from mosaic_ray.text import seen
 
 VOID = {"meta", "br"}
 
