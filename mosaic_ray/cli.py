@@ -31,6 +31,7 @@ from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.run import Run, open_run, reopen
 from mosaic_ray.runtime.stock import take_stock
+from mosaic_ray.text import seen
 
 log = logging.getLogger("mosaic_ray")
 
@@ -137,7 +138,7 @@ def _run(job: Job) -> None:
         raise SettingsError("memory:// is the memory of one process, and Ray has several; give --engine in-process")
     manifest = run_job(job, lambda: _engine(job.execution), finish=publish_pages)
     present = Storage.at(job.places.output, job.places.output_options, error=StorageError).uri()
-    show_manifest({**manifest, "places": {**manifest["places"], "output": present}}, _console())
+    show_manifest(manifest, _console(), output=present)
 
 
 def _plan(job: Job) -> None:
@@ -282,5 +283,5 @@ def main() -> None:
     except (MosaicError, Interrupted) as error:
         if error.__cause__ is not None and type(error).__name__ == "TaskError":
             click.echo(f"{error.__cause__}\n", err=True)
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {seen(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -79,7 +79,7 @@ def listed(manifest: Mapping[str, Any], findings: Findings) -> tuple[list[dict[s
 
 def _entries(name: str, stated: Any, findings: Findings) -> list[dict[str, Any]]:
     if not isinstance(stated, list):
-        findings.report(f"manifest.json: {name} is missing or no list")
+        findings.report(f"manifest.json: {name} is missing, or no list")
         return []
     good = []
     for number, entry in enumerate(stated):

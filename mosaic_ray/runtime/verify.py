@@ -26,7 +26,7 @@ from mosaic_ray.runtime.plan import Part
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.stats import Totals
-from mosaic_ray.runtime.stock import stored_inventory
+from mosaic_ray.runtime.stock import kept_inventory, stored_inventory
 from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, mosaic_id, rejects_path, task_item
 from mosaic_ray.seeding import Key
 from mosaic_ray.views import REJECT_SCHEMA
@@ -226,11 +226,11 @@ def verify(run: Run, engine: Engine, *, recompute: int = 0) -> Findings:
     Raises VerificationError that lists what is wrong; InputError where the source is gone or has changed.
     """
     manifest = read_manifest(run.output)
-    files = stored_inventory(run.output)
+    files = kept_inventory(run)
     plan = run.plan(files)
     findings = Findings()
     parts, rejects = listed(manifest, findings)
-    for problem in kept_problems(run, manifest, files, plan, parts, rejects):
+    for problem in kept_problems(run, manifest, stored_inventory(run.output), plan, parts, rejects):
         findings.report(problem)
     chosen = Key(run.settings.seed, "recompute").permutation(plan.tasks * plan.epochs)[:recompute]
     epochs: dict[int, set[int]] = {}

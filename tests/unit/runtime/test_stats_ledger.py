@@ -223,7 +223,7 @@ class TestRejectShare:
         assert str(stopped.value) == (
             "11 of 100 records (11.0%) were rejected so far, and --max-reject-share 0.1 allows 10: overlong 10, "
             "not_json 1 (overlong: the record alone has more tokens than the budget). The files under rejects/ in the "
-            "output name each; mend the input or the settings, or raise the share"
+            "output name each; mend the input or the settings and give a new --output, or raise the share"
         )
         assert stopped.value.exit_code == 5
 
