@@ -197,7 +197,7 @@ def parse_pairs(text: str, what: str) -> dict[str, str]:
     """``a=b,c=d`` as a dictionary. Raises ValueError for anything else."""
     pairs = [pair.partition("=") for pair in text.split(",") if pair.strip()]
     if any(not equals or not key.strip() or not value.strip() for key, equals, value in pairs):
-        raise ValueError(f"{what} {text!r} are not NAME=VALUE,NAME=VALUE")
+        raise ValueError(f"{what} are not NAME=VALUE,NAME=VALUE")
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 

@@ -122,7 +122,7 @@ class TestRefused:
             ({"multi_turn": "last"}, "multi_turn = 'last': input should be 'pass', 'first' or 'reject'"),
             ({"overlong": "drop"}, "overlong = 'drop': input should be 'reject' or 'fail'"),
             ({"special_tokens": "keep"}, "special_tokens = 'keep': input should be 'escape', 'strip' or 'reject'"),
-            ({"columns": "frage"}, "columns = 'frage': columns 'frage' are not NAME=VALUE,NAME=VALUE"),
+            ({"columns": "frage"}, "columns = 'frage': columns are not NAME=VALUE,NAME=VALUE"),
             ({"columns": {"instruction": 3}}, "columns.instruction = 3: input should be a valid string"),
             ({"tiles": "many"}, "tiles = 'many': input should be 'uniform', 'fix_max', 'max_length', 'exp'"),
             ({"max_tiles": 0}, "max_tiles = 0: input should be greater than or equal to 1"),
@@ -140,7 +140,7 @@ class TestRefused:
             ({"max_reject_share": float("nan")}, "max_reject_share = nan: input should be"),
             ({"input": []}, "input = (): tuple should have at least 1 item"),
             ({"output": 7}, "output = 7: input should be a valid string"),
-            ({"input_options": "anon"}, "input_options = 'anon': storage options 'anon' are not NAME=VALUE,NAME=VALUE"),
+            ({"input_options": "anon"}, "input_options: storage options are not NAME=VALUE,NAME=VALUE"),
         ],
     )
     def test_a_value_that_cannot_be(self, options: dict[str, Any], sentence: str) -> None:
@@ -255,5 +255,5 @@ def test_pairs_read_back(pairs: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("text", ["a", "a=", "=b", "a=b,c", "a=b,=c"])
 def test_pairs_that_are_none(text: str) -> None:
-    with pytest.raises(ValueError, match=r"pairs .* are not NAME=VALUE,NAME=VALUE"):
+    with pytest.raises(ValueError, match=r"pairs are not NAME=VALUE,NAME=VALUE"):
         parse_pairs(text, "pairs")
