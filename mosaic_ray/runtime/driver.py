@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ def run_job(
         run.output.delete(MANIFEST)
     started = datetime.now(UTC)
     with make_engine() as engine:
-        files = take_stock(run, engine, known=stored_inventory(run.output) if resumed else [], stage=run.output)
+        files = take_stock(run, engine, known=_known_inventory(run.output) if resumed else [], stage=run.output)
         name = run.fingerprint(files)
         plan = run.plan(files)
         _keep(run, files, plan, name)
@@ -79,12 +80,24 @@ def run_job(
 
 
 def _keep(run: Run, files: Sequence[InputFile], plan: Plan, name: str) -> None:
-    """Keep what resuming needs. The settings go first and come last: without them the rest belongs to no run."""
-    run.output.delete(SETTINGS)
+    """Keep what resuming needs. The settings come last and name the inventory that belongs to them."""
+    inventory = _table_bytes(to_arrow(files))
     run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
-    run.output.publish(INVENTORY, _table_bytes(to_arrow(files)))
+    run.output.publish(INVENTORY, inventory)
     _publish_json(run.output, PLAN, plan_entry(plan, name))
-    _publish_json(run.output, SETTINGS, {"places": places_entry(run), "identity": run.identity})
+    kept = {"places": places_entry(run), "identity": run.identity, "inventory": _sha256(inventory)}
+    _publish_json(run.output, SETTINGS, kept)
+
+
+def _known_inventory(output: Storage) -> list[InputFile]:
+    """The inventory of the run that is resumed; none where a start that died left that of another run."""
+    if not output.exists(INVENTORY) or kept_settings(output).get("inventory") != _sha256(output.read(INVENTORY)):
+        return []
+    return stored_inventory(output)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:

@@ -76,6 +76,35 @@ def test_the_same_input_under_other_addresses(job: Job, tmp_path: Path, run_job:
     assert "a.jsonl (1 of 2 files) is not found under --input" in fewer.stderr
 
 
+def test_a_damaged_inventory_is_taken_again(job: Job, tmp_path: Path) -> None:
+    assert job().returncode == 0
+    expected = digest(tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    kept = tmp_path / "out" / "_mosaic" / "inventory.parquet"
+    kept.write_bytes(kept.read_bytes()[:-40])
+    done = job()
+    assert done.returncode == 0, done.stderr
+    assert "8 of 8 tasks are done already" in done.stderr
+    assert digest(tmp_path / "out") == expected
+
+
+def test_the_inventory_of_another_run_is_not_believed(job: Job, tmp_path: Path) -> None:
+    """A start that replaced this run and died before its settings were in place, though this one has receipts."""
+    assert job().returncode == 0
+    expected = digest(tmp_path / "out")
+    shutil.move(tmp_path / "out", tmp_path / "kept")
+    assert job("--task-records", "60").returncode == 0
+    other = (tmp_path / "out" / "_mosaic" / "inventory.parquet").read_bytes()
+    shutil.rmtree(tmp_path / "out")
+    shutil.move(tmp_path / "kept", tmp_path / "out")
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / "_mosaic" / "inventory.parquet").write_bytes(other)
+    (tmp_path / "out" / "data" / "train-00001-of-00016.parquet").unlink()
+    done = job()
+    assert done.returncode == 0, done.stderr
+    assert digest(tmp_path / "out") == expected
+
+
 def test_a_start_that_died_while_another_run_was_replaced(job: Job, tmp_path: Path) -> None:
     """Settings of one run beside the inventory of another must never be taken for one run."""
     assert job().returncode == 0
@@ -108,7 +137,6 @@ def test_input_mended_before_anything_was_done(job: Job, tmp_path: Path) -> None
     ("path", "status", "words"),
     [
         ("_mosaic/settings.json", 3, "settings.json: damaged"),
-        ("_mosaic/inventory.parquet", 3, "inventory.parquet: damaged"),
         ("manifest.json", 6, "manifest.json: damaged"),
     ],
 )
