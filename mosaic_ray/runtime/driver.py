@@ -31,7 +31,6 @@ from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
-from mosaic_ray.runtime.stats import perfect_shuffle_share
 from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, stored_inventory, take_stock
 from mosaic_ray.runtime.task import RECEIPTS, task_item
 
@@ -165,12 +164,7 @@ def _manifest(
         },
         "policies": {"passed_whole": ledger.whole, "first_turn_only": ledger.trimmed, "special_tokens": ledger.escaped},
         "totals": totals.to_dict(),
-        "mixing": {
-            "several": totals.several,
-            "mixed": totals.mixed,
-            "share": totals.mixed / max(1, totals.several),
-            "perfect_shuffle": perfect_shuffle_share(totals.tile_counts, [file.records for file in files]),
-        },
+        "mixing": totals.mixing([file.records for file in files]),
         "epochs": [epoch.to_dict() for epoch in ledger.totals],
         "parts": ledger.parts,
         "inventory": [inventory_entry(file) for file in files],

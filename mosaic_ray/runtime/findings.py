@@ -14,7 +14,7 @@ from mosaic_ray.io.manifest import dataset_digest, inventory_entry
 from mosaic_ray.runtime.driver import plan_entry
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.run import Run
-from mosaic_ray.runtime.stats import Totals, perfect_shuffle_share
+from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.runtime.task import rejects_path
 
 SHOWN: Final = 20
@@ -176,12 +176,7 @@ def count_problems(
             "special_tokens": found.escaped,
         },
         "totals": totals.to_dict(),
-        "mixing": {
-            "several": totals.several,
-            "mixed": totals.mixed,
-            "share": totals.mixed / max(1, totals.several),
-            "perfect_shuffle": perfect_shuffle_share(totals.tile_counts, [file.records for file in files]),
-        },
+        "mixing": totals.mixing([file.records for file in files]),
         "epochs": [epoch.to_dict() for epoch in epochs],
     }
     stated = {key: manifest[key] for key in counts if key in manifest}

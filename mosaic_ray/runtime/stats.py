@@ -77,6 +77,15 @@ class Totals:
             "token_histogram": _by_number(self.token_histogram),
         }
 
+    def mixing(self, file_records: Sequence[int]) -> dict[str, Any]:
+        """How many samples of several records hold more than one file, beside what a perfect shuffle would give."""
+        return {
+            "several": self.several,
+            "mixed": self.mixed,
+            "share": self.mixed / max(1, self.several),
+            "perfect_shuffle": perfect_shuffle_share(self.tile_counts, file_records),
+        }
+
 
 def perfect_shuffle_share(tile_counts: Mapping[str, int], file_records: Sequence[int]) -> float:
     """The share of samples of several records that would hold more than one file, were the whole corpus shuffled.
