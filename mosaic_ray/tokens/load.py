@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -12,9 +12,8 @@ from tokenizers import Tokenizer
 
 from mosaic_ray.errors import TokenizerError
 from mosaic_ray.records import Message
-from mosaic_ray.tokens.counter import TokenCounter
 from mosaic_ray.tokens.spec import TokenizerSpec
-from mosaic_ray.tokens.template import TEMPLATE_DATE, first_line
+from mosaic_ray.tokens.template import TEMPLATE_DATE, compile_template, first_line
 
 _PROBES: Final = (
     "<think>probe thought</think>probe conclusion",
@@ -36,10 +35,10 @@ def load_tokenizer(name: str, *, chat_template: str | None = None) -> TokenizerS
     Raises TokenizerError if it is not found, has no fast form, or the template does not exist or cannot be used.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    import transformers
+    from transformers import AutoTokenizer
 
     try:
-        loaded = transformers.AutoTokenizer.from_pretrained(name)
+        loaded = AutoTokenizer.from_pretrained(name)
     except Exception as error:
         raise TokenizerError(
             f"tokenizer {name!r} could not be loaded: {first_line(error)}. Give a directory that holds a "
@@ -62,7 +61,7 @@ def load_tokenizer(name: str, *, chat_template: str | None = None) -> TokenizerS
         chat_template=_choose_template(name, getattr(loaded, "chat_template", None), chat_template),
     )
     if spec.chat_template is not None:
-        _try_template(spec)
+        _try_template(spec, spec.chat_template, exact)
     return spec
 
 
@@ -86,17 +85,28 @@ def _choose_template(name: str, own: object, wanted: str | None) -> str | None:
         ) from error
 
 
-def _try_template(spec: TokenizerSpec) -> None:
+class _Today(date):
+    """A day that can be set: a template is compiled once for all of them."""
+
+    now: date = TEMPLATE_DATE
+
+    def strftime(self, format: str) -> str:
+        return self.now.strftime(format)
+
+
+def _try_template(spec: TokenizerSpec, source: str, tokenizer: Tokenizer) -> None:
     """Refuse a template that fails, loses text, or whose length in tokens changes with the calendar.
 
     White space around a text may go: many templates trim it.
     """
     user, assistant = probe = (Message("user", "a short question"), Message("assistant", "a short reply"))
-    counter = TokenCounter(spec, max_tokens=0)
+    today = _Today(1, 1, 1)
+    template = compile_template(source, today)
 
     def render(*messages: Message) -> str:
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            return counter.render(messages)
+            return template(conversation, spec.special_tokens)
         except Exception as error:  # a template can do arithmetic, so it can fail in every way that Python can
             raise TokenizerError(f"the chat template of {spec.name!r} fails: {first_line(error)}") from error
 
@@ -117,10 +127,13 @@ def _try_template(spec: TokenizerSpec) -> None:
                     f"{_short(text)} by the {role}, {_lost(text, shown)}. Answers would vanish from the samples "
                     "unseen. Give a copy of the template that shows the whole text of every message by --chat-template"
                 )
-    if "strftime_now" not in (spec.chat_template or ""):
+    if "strftime_now" not in source:
         return
-    days = [TEMPLATE_DATE + timedelta(days=n) for n in range(0, 3 * 365, 29)]
-    counts = {counter.on(day).count(probe) for day in days}
+    texts = set()
+    for days in range(0, 3 * 365, 29):
+        today.now = TEMPLATE_DATE + timedelta(days=days)
+        texts.add(render(*probe))
+    counts = {len(encoding) for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)}
     if len(counts) > 1:
         raise TokenizerError(
             f"the chat template of {spec.name!r} prints today's date, and its length changes with it (from "

@@ -1,0 +1,103 @@
+"""Counting a question and its answer by their frame and their pieces, without rendering them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from tokenizers import Tokenizer
+
+from mosaic_ray.tokens.cuts import NotProven, safe_cuts, stands_alone
+from mosaic_ray.tokens.frame import Frame
+from mosaic_ray.tokens.pieces import PieceCounter
+
+Parts = Sequence[str]
+"""A text as the texts it is put together from, in their order."""
+
+
+class _Edge(NamedTuple):
+    """A fixed text that holds added tokens: what stands before the first, tokens up to the last, what follows it."""
+
+    left: str
+    fixed: int
+    right: str
+
+
+class ConversationCounter:
+    """Exact counts of conversations of one question and one answer.
+
+    tokenizer: as it is. frame: what stands around the texts. specials: whether the tokenizer adds its own tokens.
+
+    Raises NotProven where the counts of pieces do not add up to that of the whole.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, frame: Frame, *, specials: bool) -> None:
+        cuts = safe_cuts(tokenizer)
+        self.pieces = PieceCounter(_without_prefix(tokenizer) if cuts.prefix else tokenizer, cuts)
+        self._frame = frame
+        self._trims = any(frame.trimmed)
+        self._tests = any(frame.tests)
+        self._added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        before, between, after = (self._edge(tokenizer, text) for text in (frame.before, frame.between, frame.after))
+        prefix = cuts.prefix
+        self._fixed = tokenizer.num_special_tokens_to_add(is_pair=False) if specials else 0
+        self._open = prefix + frame.before
+        if before is not None:
+            self._fixed += self._alone(before.left) + before.fixed
+            self._open = prefix + before.right
+        self._middle = frame.between
+        self._reopen: str | None = None
+        if between is not None:
+            self._fixed += between.fixed
+            self._middle, self._reopen = between.left, prefix + between.right
+        self._last = frame.after
+        if after is not None:
+            self._fixed += after.fixed + self._alone(after.right)
+            self._last = after.left
+
+    def count(self, question: Parts, answer: Parts) -> int | None:
+        """Tokens of the conversation, or None where only rendering it can tell.
+
+        Neither text is empty.
+        """
+        if self._trims:
+            question, answer = _trimmed(question), _trimmed(answer)
+        if self._tests and not self._frame.holds(("".join(question), "".join(answer))):
+            return None
+        pieces = self.pieces
+        total, open_ = pieces.join(self._fixed, self._open, question)
+        total, open_ = pieces.join(total, open_, (self._middle,))
+        if self._reopen is not None:
+            total, open_ = pieces.end(total, open_), self._reopen
+        total, open_ = pieces.join(total, open_, answer)
+        return pieces.end(*pieces.join(total, open_, (self._last,)))
+
+    def _alone(self, text: str) -> int:
+        return self.pieces.count([text])[0]
+
+    def _edge(self, tokenizer: Tokenizer, text: str) -> _Edge | None:
+        encoding = tokenizer.encode(text, add_special_tokens=False)
+        places = [place for place, number in enumerate(encoding.ids) if number in self._added]
+        if not places:
+            return None
+        first, last = places[0], places[-1]
+        for place in (first, last):
+            token = self._added[encoding.ids[place]]
+            if not stands_alone(token, self._added.values()):
+                raise NotProven(f"its chat template writes {token!r}, which other added tokens reach into")
+        start, end = encoding.offsets[first][0], encoding.offsets[last][1]
+        return _Edge(text[:start], last - first + 1, text[end:])
+
+
+def _trimmed(parts: Parts) -> Parts:
+    if parts[0][:1].isspace() or parts[-1][-1:].isspace() or not (parts[0] and parts[-1]):
+        return ("".join(parts).strip(),)
+    return parts
+
+
+def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
+    definition = json.loads(tokenizer.to_str())
+    steps = definition["normalizer"]["normalizers"]
+    definition["normalizer"]["normalizers"] = [step for step in steps if step["type"] != "Prepend"]
+    return Tokenizer.from_str(json.dumps(definition))
