@@ -5,7 +5,7 @@ Everything here is frozen and knows nothing of files, tokenizers or methods.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +28,17 @@ class Message(NamedTuple):
 
     role: str
     content: str
+
+
+class Woven(NamedTuple):
+    """A turn given as the texts it is put together from: ``content`` is all of them, in this order."""
+
+    role: str
+    parts: Sequence[str]
+
+    @property
+    def content(self) -> str:
+        return "".join(self.parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

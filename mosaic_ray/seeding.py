@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -26,8 +26,16 @@ class Draw:
 
     __slots__ = ("_random",)
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed).random
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random
+
+    def ahead(self, n: int) -> Draw:
+        """The next n numbers as a stream of their own, so that what is drawn after them does not depend on their use.
+
+        Raises StopIteration for more than n.
+        """
+        draw = self._random
+        return Draw(iter([draw() for _ in range(n)]).__next__)
 
     def uniform(self) -> float:
         """A number in [0, 1)."""
@@ -87,7 +95,7 @@ class Key:
         return key
 
     def draw(self) -> Draw:
-        return Draw(int.from_bytes(hashlib.blake2b(self._path, digest_size=16).digest(), "big"))
+        return Draw(random.Random(int.from_bytes(hashlib.blake2b(self._path, digest_size=16).digest(), "big")).random)
 
     def permutation(self, n: int) -> npt.NDArray[np.int64]:
         """A permutation of range(n) for large n: the order of n hashed counters, about 0.1 s a million.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import orjson
 import pyarrow as pa
 
 from mosaic_ray.config import View
 from mosaic_ray.errors import VerificationError
-from mosaic_ray.fingerprint import canonical_json
 from mosaic_ray.records import Message, Sample
 
 _MESSAGES = pa.list_(
@@ -101,7 +101,7 @@ class ViewSchema:
             "tiles": len(sample.sources),
             "strategy": sample.strategy,
             "kind": sample.kind,
-            "params": canonical_json(dict(sample.params)),
+            "params": orjson.dumps(sample.params, option=orjson.OPT_SORT_KEYS).decode(),
             "token_count": sample.token_count,
             "sources": [{"file": source.file, "row": source.row} for source in sample.sources],
         }

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from mosaic_ray.records import Message, Record, Sample
+from mosaic_ray.records import Message, Record, Sample, Woven
 from mosaic_ray.seeding import Key
 
 
@@ -20,12 +20,15 @@ class Measure(Protocol):
     @property
     def max_tokens(self) -> int: ...
 
-    def count(self, messages: Sequence[Message]) -> int:
+    def count(self, messages: Sequence[Message | Woven]) -> int:
         """Tokens of the conversation as the trainer will see it."""
         ...
 
-    def spells_control(self, text: str) -> bool:
-        """Whether the text holds a token that steers the model, such as an end-of-turn marker."""
+    def spells_control(self, *texts: str) -> bool:
+        """Whether a text holds a token that steers the model, such as an end-of-turn marker.
+
+        Of several texts, whether the text that they make together does.
+        """
         ...
 
 

@@ -29,7 +29,7 @@ from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Samp
 from mosaic_ray.runtime.plan import Part, Plan, TaskSpec
 from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.seeding import Key
-from mosaic_ray.tokens import TokenCounter, TokenizerSpec
+from mosaic_ray.tokens import MiscountError, TokenCounter, TokenizerSpec
 from mosaic_ray.views import REJECT_SCHEMA, ViewSchema
 
 COUNT_BATCH = 512
@@ -71,6 +71,7 @@ class Receipt:
     parts: one a epoch: name, rows, tokens, bytes, sha256, content_digest, and the :class:`Totals` of it.
     rejects_part: the same of the file of rejects, or None where there are none.
     seconds: of reading and counting, composing, writing.
+    whole_because: why texts were counted whole rather than by pieces, which is slower; None where they were not.
     """
 
     task: int
@@ -84,6 +85,7 @@ class Receipt:
     parts: list[dict[str, Any]]
     rejects_part: dict[str, Any] | None
     seconds: dict[str, float] = field(default_factory=dict)
+    whole_because: str | None = None
 
     @property
     def rejected(self) -> int:
@@ -155,7 +157,18 @@ class TaskWork:
         _ = self.counter
 
     def __call__(self, item: TaskItem) -> Receipt:
-        """Run a task and publish its parts, its rejects and, last, its receipt."""
+        """Run a task and publish its parts, its rejects and, last, its receipt.
+
+        A task in which a count by pieces proves wrong is done again from its start, every text counted whole.
+        """
+        self.counter.start()
+        try:
+            return self._run(item, self.counter.whole_because)
+        except MiscountError as error:
+            self.counter.start(whole=True)
+            return self._run(item, f"a check found {error}")
+
+    def _run(self, item: TaskItem, whole_because: str | None) -> Receipt:
         started = time.perf_counter()
         loaded = self.load(item)
         seconds = {"load": time.perf_counter() - started, "compose": 0.0, "write": 0.0}
@@ -185,6 +198,7 @@ class TaskWork:
             parts=parts,
             rejects_part=rejects_part,
             seconds={name: round(value, 3) for name, value in seconds.items()},
+            whole_because=whole_because,
         )
         self.output.publish(receipt_path(item.index), receipt.to_json())
         return receipt

@@ -5,8 +5,11 @@
 end-of-sequence token, encoded with the special tokens that the tokenizer adds by itself (a BOS, say), as TRL's
 ``SFTTrainer`` does with plain prompts and completions.
 
-**Why not from pieces.** The tokens of a text are not the sum of those of its parts: merges cross the joints. Every
-count here is of the whole text.
+**By pieces.** The tokens of a text are not the sum of those of its parts: merges cross the joints. But a text may be
+cut where no token can reach across, and where that is, a tokenizer's definition tells (:mod:`.cuts`). Words are counted
+once; of texts put together only the seams are looked at again (:mod:`.pieces`); a chat template that only puts fixed
+text around is not rendered (:mod:`.frame`). Where any of this is not proven, texts are counted whole, and one
+conversation of 64 is counted in both ways.
 
 **Control tokens.** A text that spells ``<|im_end|>`` becomes that token when a trainer encodes it. Control tokens are
 
@@ -22,8 +25,8 @@ of the tokenizer: ``[INST]`` where it is written in plain letters is neither fou
 
 from __future__ import annotations
 
-from mosaic_ray.tokens.counter import TokenCounter
+from mosaic_ray.tokens.counter import MiscountError, TokenCounter
 from mosaic_ray.tokens.load import load_tokenizer
 from mosaic_ray.tokens.spec import TokenizerSpec
 
-__all__ = ["TokenCounter", "TokenizerSpec", "load_tokenizer"]
+__all__ = ["MiscountError", "TokenCounter", "TokenizerSpec", "load_tokenizer"]

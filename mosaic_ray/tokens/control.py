@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
-from typing import Final
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from mosaic_ray.tokens.spec import TokenizerSpec
 
@@ -15,25 +17,94 @@ _MARKER: Final = re.compile(
 """Added tokens that act as control tokens although they may not be flagged special."""
 
 
-def control_pattern(tokenizer: Tokenizer, spec: TokenizerSpec, *, normalized: bool = False) -> re.Pattern[str] | None:
-    """Longest first, so that of two tokens of which one begins the other the whole one is taken.
+OPEN_ENTRIES: Final = 1 << 17
+"""Texts of which is kept whether they can begin a control token; a full memo is emptied."""
 
-    normalized: of those tokens that are looked for in the normalised text, each as it is and normalised itself.
-    """
-    written = spec.chat_template or ""
-    tokens = {
-        token.content
-        for token in tokenizer.get_added_tokens_decoder().values()
-        if (
-            token.special
-            or (len(token.content.strip()) > 2 and token.content in written)
-            or _MARKER.fullmatch(token.content)
-        )
-        and (token.normalized or not normalized)
-    }
-    if not normalized:
-        tokens.update(token for token in spec.special_tokens.values() if len(token.strip()) > 1)
-    elif tokenizer.normalizer is not None:
-        tokens.update([tokenizer.normalizer.normalize_str(token) for token in tokens if token.strip()])
-    patterns = [re.escape(token) for token in sorted(tokens, key=lambda t: (-len(t), t)) if token.strip()]
-    return re.compile("|".join(patterns)) if patterns else None
+
+class ControlTokens:
+    """The control tokens of a tokenizer, as the package's docstring defines them."""
+
+    def __init__(self, tokenizer: Tokenizer, spec: TokenizerSpec) -> None:
+        added = list(tokenizer.get_added_tokens_decoder().values())
+        control = [token for token in added if _steers(token, spec)]
+        special = [token for token in spec.special_tokens.values() if len(token.strip()) > 1]
+        self._pattern = _pattern([*(token.content for token in control), *special])
+        self._normalized: re.Pattern[str] | None = None
+        self._normalize: Callable[[str], str] = str
+        if not _is_identity(tokenizer.normalizer):
+            self._normalize = tokenizer.normalizer.normalize_str
+            later = [token.content for token in control if token.normalized and token.content.strip()]
+            self._normalized = _pattern([*later, *map(self._normalize, later)])
+        tokens = {token for token in (*(token.content for token in control), *special) if token.strip()}
+        self._starts = frozenset(token[0] for token in tokens)
+        self._beginnings = frozenset(token[:end] for token in tokens for end in range(1, len(token)))
+        self._longest = max(map(len, tokens), default=1)
+        self._open = _Open(self._may_go_on)
+
+    def spelt_by(self, *texts: str) -> bool:
+        """Whether a text holds a control token; of several, whether the text that they make together does."""
+        if len(texts) > 1:
+            if self._normalized is None and not any(map(self._open.__getitem__, texts)):
+                return False
+            texts = ("".join(texts),)
+        text = texts[0]
+        if self._found(text):
+            return True
+        return self._normalized is not None and self._normalized.search(self._normalize(text)) is not None
+
+    def disarmed(self, text: str, *, strip: bool) -> str:
+        """The text with its control tokens disarmed by a space after their first character, or taken out.
+
+        One that a space cannot disarm, for instance because it is a single character, is taken out either way.
+        """
+        control = self._pattern
+        if control is None:
+            return text
+
+        def harmless(match: re.Match[str]) -> str:
+            token = match.group()
+            spaced = f"{token[0]} {token[1:]}"
+            return "" if strip or control.search(spaced) else spaced
+
+        while control.search(text):
+            text = control.sub(harmless, text)
+        return text
+
+    def _found(self, text: str) -> bool:
+        if self._pattern is None or True not in map(text.__contains__, self._starts):
+            return False
+        return self._pattern.search(text) is not None
+
+    def _may_go_on(self, text: str) -> bool:
+        """Whether a text holds a control token, or ends with the beginning of one."""
+        end = text[-self._longest :]
+        for place, character in enumerate(end):
+            if character in self._starts and end[place:] in self._beginnings:
+                return True
+        return self._found(text)
+
+
+class _Open(dict[str, bool]):
+    def __init__(self, judge: Callable[[str], bool]) -> None:
+        self._judge = judge
+
+    def __missing__(self, text: str) -> bool:
+        if len(self) >= OPEN_ENTRIES:
+            self.clear()
+        self[text] = self._judge(text)
+        return self[text]
+
+
+def _steers(token: AddedToken, spec: TokenizerSpec) -> bool:
+    written = len(token.content.strip()) > 2 and token.content in (spec.chat_template or "")
+    return token.special or written or _MARKER.fullmatch(token.content) is not None
+
+
+def _is_identity(normalizer: Any) -> bool:
+    return normalizer is None or json.loads(normalizer.__getstate__()) == {"type": "Sequence", "normalizers": []}
+
+
+def _pattern(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    """Longest first, so that of two tokens of which one begins the other the whole one is taken."""
+    written = sorted({token for token in tokens if token.strip()}, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, written))) if written else None

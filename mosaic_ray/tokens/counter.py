@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
-from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from tokenizers import Tokenizer
 
-from mosaic_ray.records import Message
-from mosaic_ray.tokens.control import control_pattern
+from mosaic_ray.records import Message, Woven
+from mosaic_ray.tokens.control import ControlTokens
 from mosaic_ray.tokens.conversations import ConversationCounter
 from mosaic_ray.tokens.cuts import NotProven
 from mosaic_ray.tokens.frame import frame_of
@@ -26,17 +24,6 @@ CHECK_EVERY: Final = 64
 
 class MiscountError(Exception):
     """A count by pieces is not that of the whole text; the message says of which."""
-
-
-class Woven(NamedTuple):
-    """A message given as the texts it is put together from: ``content`` is all of them, in their order."""
-
-    role: str
-    parts: Sequence[str]
-
-    @property
-    def content(self) -> str:
-        return "".join(self.parts)
 
 
 class TokenCounter:
@@ -55,8 +42,7 @@ class TokenCounter:
         self._tokenizer = Tokenizer.from_str(spec.definition)
         self._template = None if spec.chat_template is None else compile_template(spec.chat_template, TEMPLATE_DATE)
         self._end = spec.special_tokens.get("eos_token", "")
-        self._control = control_pattern(self._tokenizer, spec)
-        self._normalized_control = control_pattern(self._tokenizer, spec, normalized=True)
+        self._control = ControlTokens(self._tokenizer, spec)
         self.whole_because: str | None = None
         try:
             frame = frame_of(spec.chat_template, spec.special_tokens)
@@ -140,35 +126,13 @@ class TokenCounter:
                 raise MiscountError(f"{count} tokens by pieces, {whole} as a whole: {self.render(messages)[:200]!r}")
         return count
 
-    def spells_control(self, text: str) -> bool:
-        if self._control is not None and self._control.search(text):
-            return True
-        if self._normalized_control is None:
-            return False
-        return self._normalized_control.search(self._normalize(text)) is not None
+    def spells_control(self, *texts: str) -> bool:
+        """Whether a text holds a control token; of several, whether the text that they make together does."""
+        return self._control.spelt_by(*texts)
 
     def without_control(self, text: str, *, strip: bool) -> str:
-        """The text with its control tokens disarmed by a space after their first character, or taken out.
-
-        One that a space cannot disarm, for instance because it is a single character, is taken out either way.
-        """
-        control = self._control
-        if control is None:
-            return text
-
-        def harmless(match: re.Match[str]) -> str:
-            token = match.group()
-            spaced = f"{token[0]} {token[1:]}"
-            return "" if strip or control.search(spaced) else spaced
-
-        while control.search(text):
-            text = control.sub(harmless, text)
-        return text
-
-    @cached_property
-    def _normalize(self) -> Callable[[str], str]:
-        normalizer = self._tokenizer.normalizer
-        return (lambda text: text) if normalizer is None else normalizer.normalize_str
+        """See :meth:`ControlTokens.disarmed`."""
+        return self._control.disarmed(text, strip=strip)
 
     def _encode_batch(self, texts: Sequence[str]) -> list[Any]:
         return self._tokenizer.encode_batch_fast(texts, add_special_tokens=self._template is None)

@@ -1,7 +1,8 @@
 """The method itself: which records become one mosaic, and what it says.
 
-Every mosaic is a pure function of its key and its tiles: how many tiles the budget lets it have is found by making it
-with more or fewer and counting each exactly, and none of these trials moves the draws of another mosaic.
+Every mosaic is a pure function of its key and its tiles: how many tiles the budget lets it have is found by drafting
+it with more or fewer and counting each draft exactly, and none of these trials moves the draws of another mosaic. A
+draft is the texts that a mosaic is put together from; only the one that is taken becomes a sample.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from mosaic_ray.methods.base import Measure
 from mosaic_ray.methods.mosaic import checker, templates
 from mosaic_ray.methods.mosaic.grouping import TileCount, wanted_tiles
-from mosaic_ray.methods.mosaic.layout import BARE, Layout, draw_layout
+from mosaic_ray.methods.mosaic.layout import BARE, LAYOUT_DRAWS, Layout, draw_layout
 from mosaic_ray.methods.mosaic.strategies import (
     MASKOUT_KINDS,
     PERMUTE_KINDS,
@@ -25,11 +26,14 @@ from mosaic_ray.methods.mosaic.strategies import (
     masked,
     permuted,
 )
-from mosaic_ray.records import Message, Record, Sample
+from mosaic_ray.records import Message, Record, Sample, Woven
 from mosaic_ray.seeding import Draw, Key
 
 _LAYOUT_TRIALS = 8
 """Layouts drawn before the bare one is taken, where tags and tiles together would spell a control token."""
+
+_WORDING_DRAWS = 4
+"""Numbers that :func:`_meta` takes at most."""
 
 _TILE_OVERHEAD = 8
 """Tokens a tile costs beside its texts, as a first guess at how many tiles fit; the exact count decides."""
@@ -45,7 +49,7 @@ class MosaicMethod(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
 
     tiles: TileCount = Field("uniform", description="How the number of records in a sample is drawn.")
     max_tiles: int = Field(10, ge=1, le=1000, description="Most records in a sample; no limit for max_length.")
@@ -86,19 +90,22 @@ class MosaicMethod(BaseModel):
 
     def compose(self, records: Sequence[Record], *, key: Key, measure: Measure) -> Iterator[Sample]:
         queue = [records[i] for i in key.child("shuffle").draw().shuffle(len(records))]
+        counts = key.child("tiles").draw()
         start = index = 0
         while start < len(queue):
-            sample_key = key.child("sample", index)
-            wanted = wanted_tiles(
-                self.tiles,
-                max_tiles=self.max_tiles,
-                remaining=len(queue) - start,
-                draw=sample_key.child("tiles").draw(),
-            )
-            sample = self._largest(queue, start, wanted, sample_key, measure)
+            wanted = wanted_tiles(self.tiles, max_tiles=self.max_tiles, remaining=len(queue) - start, draw=counts)
+            sample = self._largest(queue, start, wanted, key.child("sample", index), measure)
             yield sample
             start += len(sample.sources)
             index += 1
+
+    def mosaic(self, tiles: Sequence[Record], *, key: Key, measure: Measure) -> Sample:
+        """The mosaic of exactly these tiles, whatever the budget is.
+
+        key: of the mosaic; :meth:`compose` gives its i-th one ``key.child("sample", i)``.
+        """
+        draft = self._draft(tiles, key, measure)
+        return draft.sample(measure.count(draft.messages))
 
     def check(self, sample: Mapping[str, Any], tiles: Sequence[Record]) -> str | None:
         return checker.check(
@@ -116,10 +123,11 @@ class MosaicMethod(BaseModel):
         low, high = 0, wanted + 1
         tiles = _first_guess(queue, start, wanted, measure.max_tokens)
         while True:
-            sample = self._mosaic(queue[start : start + tiles], key, measure)
-            excess = sample.token_count - measure.max_tokens
+            draft = self._draft(queue[start : start + tiles], key, measure)
+            tokens = measure.count(draft.messages)
+            excess = tokens - measure.max_tokens
             if excess <= 0:
-                fitting, low = sample, tiles
+                fitting, low = draft.sample(tokens), tiles
             else:
                 high = tiles
             if low + 1 >= high:
@@ -130,26 +138,26 @@ class MosaicMethod(BaseModel):
     def _single(self) -> Strategy:
         return "primary" if self.strategies == ("primary",) else "format"
 
-    def _mosaic(self, tiles: Sequence[Record], key: Key, measure: Measure) -> Sample:
+    def _draft(self, tiles: Sequence[Record], key: Key, measure: Measure) -> _Draft:
         for trial in range(_LAYOUT_TRIALS):
-            sample = self._drawn(tiles, key.child("layout", trial), measure)
-            if not any(measure.spells_control(message.content) for message in sample.messages):
-                return sample
-        return _plain(tiles, self._single, measure)
+            draft = self._drawn(tiles, key.child("layout", trial).draw())
+            if not any(measure.spells_control(*message.parts) for message in draft.messages):
+                return draft
+        return _plain(tiles, self._single)
 
-    def _drawn(self, tiles: Sequence[Record], key: Key, measure: Measure) -> Sample:
-        draw = key.draw()
+    def _drawn(self, tiles: Sequence[Record], draw: Draw) -> _Draft:
+        """Look and wording take their numbers first, so that they are the same for any number of tiles."""
+        look, wording_draw = draw.ahead(LAYOUT_DRAWS), draw.ahead(_WORDING_DRAWS)
         strategy = draw.choice(self.strategies) if len(tiles) > 1 else self._single
-        instructions = [tile.instruction for tile in tiles]
-        plan = _plan(strategy, instructions, draw)
+        plan = _plan(strategy, [tile.instruction for tile in tiles], draw)
         primary = strategy == "primary"
         layout = draw_layout(
-            key.child("look").draw(),
+            look,
             framed=False if primary else None,
             numbered=False if primary else True if (strategy, plan.kind) in POSITIONAL else None,
         )
-        meta, wording = _meta(strategy, plan, layout, key.child("wording").draw())
-        return _sample(tiles, strategy, plan, layout, meta, wording, measure)
+        meta, wording = _meta(strategy, plan, layout, wording_draw)
+        return _Draft(tiles, strategy, plan, layout, meta, wording)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,50 @@ class _Plan:
     kind: str | None = None
     left_out: Sequence[int] = ()
     redrawn: Sequence[str] = ()
+
+
+class _Draft:
+    """A mosaic as the texts it is put together from."""
+
+    __slots__ = ("_layout", "_meta", "_plan", "_strategy", "_tiles", "_wording", "messages")
+
+    def __init__(
+        self,
+        tiles: Sequence[Record],
+        strategy: Strategy,
+        plan: _Plan,
+        layout: Layout,
+        meta: Sequence[str],
+        wording: Mapping[str, str | None],
+    ) -> None:
+        self._tiles, self._strategy, self._plan = tiles, strategy, plan
+        self._layout, self._meta, self._wording = layout, meta, wording
+        self.messages = (
+            Woven("user", layout.instruction([tile.instruction for tile in tiles], meta)),
+            Woven("assistant", layout.response([tile.response for tile in tiles], plan.answered)),
+        )
+
+    def sample(self, tokens: int) -> Sample:
+        plan, strategy = self._plan, self._strategy
+        params: dict[str, Any] = {
+            "layout": self._layout.params(),
+            "meta": "".join(self._meta),
+            "wording": dict(self._wording),
+        }
+        if strategy == "permute":
+            params["order"] = list(plan.answered)
+        if strategy == "maskout":
+            params["masked"] = list(plan.left_out)
+        if plan.redrawn:
+            params["redrawn"] = list(plan.redrawn)
+        return Sample(
+            messages=tuple(Message(message.role, message.content) for message in self.messages),
+            sources=tuple(tile.source for tile in self._tiles),
+            strategy=strategy,
+            kind=plan.kind,
+            params=params,
+            token_count=tokens,
+        )
 
 
 def _plan(strategy: Strategy, instructions: Sequence[str], draw: Draw) -> _Plan:
@@ -179,75 +231,54 @@ def _plan(strategy: Strategy, instructions: Sequence[str], draw: Draw) -> _Plan:
         redrawn.append(kind)
 
 
-def _meta(strategy: Strategy, plan: _Plan, layout: Layout, draw: Draw) -> tuple[str, dict[str, str | None]]:
-    """The meta-instruction and the names of its wordings."""
-    text, name = _format_wording(strategy, layout, draw)
+def _meta(strategy: Strategy, plan: _Plan, layout: Layout, draw: Draw) -> tuple[list[str], dict[str, str | None]]:
+    """The texts that make the meta-instruction, and the names of its wordings."""
+    parts, name = _format_wording(strategy, layout, draw)
     wording: dict[str, str | None] = {"format": name}
     if strategy not in ("permute", "maskout"):
-        return text, wording
+        return parts, wording
     family = templates.PERMUTE if strategy == "permute" else templates.MASKOUT
     options = family[str(plan.kind)]
     number = draw.below(len(options))
     wording[strategy] = f"{plan.kind}/{number}"
     if strategy == "permute":
-        items = draw.choice(templates.ORDER_INTERVALS).join(map(str, plan.answered))
-        values = {"order": draw.choice(templates.ORDER_BRACKETS).format(items=items)}
+        values = {"order": _listed(plan.answered, templates.ORDER_INTERVALS, templates.ORDER_BRACKETS, draw)}
     else:
-        items = draw.choice(templates.MASK_INTERVALS).join(map(str, plan.left_out))
-        masked_list = draw.choice(templates.MASK_BRACKETS).format(items=items)
-        values = {"masked": masked_list, "count": str(len(plan.left_out))}
-    return " ".join(filter(None, (text, options[number].format(**values)))), wording
+        masked_list = _listed(plan.left_out, templates.MASK_INTERVALS, templates.MASK_BRACKETS, draw)
+        values = {"masked": masked_list, "count": [str(len(plan.left_out))]}
+    if parts:
+        parts.append(" ")
+    return parts + templates.filled(options[number], values), wording
 
 
-def _format_wording(strategy: Strategy, layout: Layout, draw: Draw) -> tuple[str, str | None]:
+def _listed(numbers: Sequence[int], intervals: Sequence[str], brackets: Sequence[str], draw: Draw) -> list[str]:
+    interval = draw.choice(intervals)
+    items: list[str] = []
+    for number in numbers:
+        items += (interval, str(number))
+    return templates.filled(draw.choice(brackets), {"items": items[1:]})
+
+
+def _format_wording(strategy: Strategy, layout: Layout, draw: Draw) -> tuple[list[str], str | None]:
     """Unframed responses get a plain wording or none; none where tiles are left out, for a plain one asks for all."""
     if layout.frame:
         number = draw.below(len(templates.FRAMED))
-        tags = {"begin_tag": layout.frame.begin, "end_tag": layout.frame.end}
-        return templates.FRAMED[number].format(**tags), f"framed/{number}"
+        tags = {"begin_tag": [layout.frame.begin], "end_tag": [layout.frame.end]}
+        return templates.filled(templates.FRAMED[number], tags), f"framed/{number}"
     number = draw.below(len(templates.PLAIN) + 1)
     if strategy == "maskout" or number == len(templates.PLAIN):
-        return "", None
-    return templates.PLAIN[number], f"plain/{number}"
+        return [], None
+    return [templates.PLAIN[number]], f"plain/{number}"
 
 
-def _sample(
-    tiles: Sequence[Record],
-    strategy: Strategy,
-    plan: _Plan,
-    layout: Layout,
-    meta: str,
-    wording: Mapping[str, str | None],
-    measure: Measure,
-) -> Sample:
-    params: dict[str, Any] = {"layout": layout.params(), "meta": meta, "wording": dict(wording)}
-    if strategy == "permute":
-        params["order"] = list(plan.answered)
-    if strategy == "maskout":
-        params["masked"] = list(plan.left_out)
-    if plan.redrawn:
-        params["redrawn"] = list(plan.redrawn)
-    messages = (
-        Message("user", layout.instruction([tile.instruction for tile in tiles], meta)),
-        Message("assistant", layout.response([tile.response for tile in tiles], plan.answered)),
-    )
-    return Sample(
-        messages=messages,
-        sources=tuple(tile.source for tile in tiles),
-        strategy=strategy,
-        kind=plan.kind,
-        params=params,
-        token_count=measure.count(messages),
-    )
-
-
-def _plain(tiles: Sequence[Record], strategy: Strategy, measure: Measure) -> Sample:
-    return _sample(tiles, strategy, _Plan(range(1, len(tiles) + 1)), BARE, "", {"format": None}, measure)
+def _plain(tiles: Sequence[Record], strategy: Strategy) -> _Draft:
+    return _Draft(tiles, strategy, _Plan(range(1, len(tiles) + 1)), BARE, [], {"format": None})
 
 
 def _bare(record: Record, strategy: Strategy, measure: Measure) -> Sample:
     """The record by itself, for one that fits the budget only without a layout around it."""
-    return _plain([record], strategy, measure)
+    draft = _plain([record], strategy)
+    return draft.sample(measure.count(draft.messages))
 
 
 def _first_guess(queue: Sequence[Record], start: int, wanted: int, max_tokens: int) -> int:

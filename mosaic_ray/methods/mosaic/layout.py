@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Final
 
 from mosaic_ray.methods.mosaic import templates
 from mosaic_ray.seeding import Draw
 
 _BLOCK = re.compile(r"```|~~~|[-*+•] |\d+[.)] |#|\||>| {2}|\t")
 """What Markdown only sees at the start of a line."""
+
+_MAY_START_BLOCK: Final = frozenset("`~-*+•#|> \t0123456789")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Number:
 
     def tag(self, n: int, *, block: bool) -> str:
         """block: what follows must start a line."""
-        return self.shape.replace("{n}", str(n)) + self.mark + ("\n" if self.newline or block else " ")
+        return _tag(self.shape, self.mark, n, self.newline or block)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +37,11 @@ class Frame:
     begin: str
     end: str
 
-    def around(self, response: str) -> str:
-        """On one line, or on lines of its own where the response has several or starts a Markdown block."""
-        gap = "\n" if "\n" in response or _BLOCK.match(response) else " "
-        return f"{self.begin}{gap}{response}{gap}{self.end}"
+    def around(self, response: str) -> tuple[str, str]:
+        """What stands before and after: on one line, or on lines where it has several or starts a Markdown block."""
+        if "\n" in response or starts_block(response):
+            return f"{self.begin}\n", f"\n{self.end}"
+        return f"{self.begin} ", f" {self.end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,23 +52,37 @@ class Layout:
     meta_first: bool
     meta_gap: str
 
-    def instruction(self, instructions: Sequence[str], meta: str) -> str:
-        tiles = self.separator.join(
-            (self.number.tag(n, block=_BLOCK.match(text) is not None) if self.number else "") + text
-            for n, text in enumerate(instructions, 1)
-        )
+    def instruction(self, instructions: Sequence[str], meta: Sequence[str]) -> list[str]:
+        """The texts that make the instruction, the tiles' own among them, to be put together in this order.
+
+        meta: the texts that make the meta-instruction, if there is one.
+        """
+        parts: list[str] = []
+        number, separator = self.number, self.separator
+        for n, text in enumerate(instructions, 1):
+            if number is not None:
+                parts.append(number.tag(n, block=starts_block(text)))
+            parts += (text, separator)
+        parts.pop()
         if not meta:
-            return tiles
-        return f"{meta}{self.meta_gap}{tiles}" if self.meta_first else f"{tiles}{self.meta_gap}{meta}"
+            return parts
+        return [*meta, self.meta_gap, *parts] if self.meta_first else [*parts, self.meta_gap, *meta]
 
-    def response(self, responses: Sequence[str], answered: Sequence[int]) -> str:
-        """The responses of the answered tiles (numbers from 1), in that order."""
-        return self.separator.join(self._answer(n, responses[n - 1]) for n in answered)
-
-    def _answer(self, n: int, response: str) -> str:
-        block = self.frame is None and _BLOCK.match(response) is not None
-        tag = self.number.tag(n, block=block) if self.number else ""
-        return tag + (self.frame.around(response) if self.frame else response)
+    def response(self, responses: Sequence[str], answered: Sequence[int]) -> list[str]:
+        """The same of the response: the answered tiles (numbers from 1), in that order."""
+        parts: list[str] = []
+        number, frame, separator = self.number, self.frame, self.separator
+        for n in answered:
+            text = responses[n - 1]
+            if number is not None:
+                parts.append(number.tag(n, block=frame is None and starts_block(text)))
+            if frame is not None:
+                before, after = frame.around(text)
+                parts += (before, text, after, separator)
+            else:
+                parts += (text, separator)
+        parts.pop()
+        return parts
 
     def params(self) -> dict[str, Any]:
         number, frame = self.number, self.frame
@@ -81,6 +99,10 @@ BARE = Layout(number=None, frame=None, separator="\n\n", meta_first=True, meta_g
 """Nothing but the tiles: one tile laid out bare is the record itself."""
 
 
+LAYOUT_DRAWS: Final = 10
+"""Numbers that :func:`draw_layout` takes, whatever comes of them."""
+
+
 def draw_layout(draw: Draw, *, framed: bool | None, numbered: bool | None) -> Layout:
     """One layout, uniform within each family.
 
@@ -95,6 +117,16 @@ def draw_layout(draw: Draw, *, framed: bool | None, numbered: bool | None) -> La
         meta_first=draw.chance(),
         meta_gap=draw.choice(("\n", "\n\n")),
     )
+
+
+def starts_block(text: str) -> bool:
+    """Whether a text starts something that Markdown only sees at the start of a line."""
+    return text[:1] in _MAY_START_BLOCK and _BLOCK.match(text) is not None
+
+
+@lru_cache(maxsize=1 << 14)
+def _tag(shape: str, mark: str, n: int, newline: bool) -> str:
+    return shape.replace("{n}", str(n)) + mark + ("\n" if newline else " ")
 
 
 def _draw_number(draw: Draw, numbered: bool | None) -> Number | None:

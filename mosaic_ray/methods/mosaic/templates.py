@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from string import Formatter
 from typing import Final
 
 from mosaic_ray.errors import SettingsError
@@ -301,6 +303,22 @@ FAMILIES: Final[Mapping[str, Sequence[Wording]]] = {
     "MASK_INTERVALS": MASK_INTERVALS,
 }
 """Every family by the name that an error gives it."""
+
+
+def filled(wording: str, values: Mapping[str, Sequence[str]]) -> list[str]:
+    """The texts that a wording becomes when each placeholder is replaced by the texts given for it."""
+    parts: list[str] = []
+    for text, name in _parsed(wording):
+        if text:
+            parts.append(text)
+        if name is not None:
+            parts += values[name]
+    return parts
+
+
+@cache
+def _parsed(wording: str) -> tuple[tuple[str, str | None], ...]:
+    return tuple((text, name) for text, name, _, _ in Formatter().parse(wording))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,19 +24,19 @@ def layout(number: Number | None = None, frame: Frame | None = None, *, meta_fir
 
 
 def test_bare_is_the_texts_alone() -> None:
-    assert BARE.instruction(["one", "two"], "") == "one\n\ntwo"
-    assert BARE.response(["1", "2"], [1, 2]) == "1\n\n2"
-    assert BARE.instruction(["only"], "") == "only"
+    assert "".join(BARE.instruction(["one", "two"], [])) == "one\n\ntwo"
+    assert "".join(BARE.response(["1", "2"], [1, 2])) == "1\n\n2"
+    assert "".join(BARE.instruction(["only"], [])) == "only"
 
 
 def test_numbers_and_frames() -> None:
     made = layout(HASH, TAGS)
-    assert made.instruction(["one", "two"], "Do it.") == "Do it.\n\n#1: one\n#2: two"
-    assert made.response(["1", "2", "3"], [3, 1]) == "#3: [START] 3 [END]\n#1: [START] 1 [END]"
+    assert "".join(made.instruction(["one", "two"], ["Do it."])) == "Do it.\n\n#1: one\n#2: two"
+    assert "".join(made.response(["1", "2", "3"], [3, 1])) == "#3: [START] 3 [END]\n#1: [START] 1 [END]"
     after = layout(HASH, meta_first=False)
-    assert after.instruction(["one", "two"], "Do it.") == "#1: one\n#2: two\n\nDo it."
-    assert after.instruction(["one"], "") == "#1: one"
-    assert layout(Number("({n})", ".", newline=True)).response(["1", "2"], [2]) == "(2).\n2"
+    assert "".join(after.instruction(["one", "two"], ["Do it."])) == "#1: one\n#2: two\n\nDo it."
+    assert "".join(after.instruction(["one"], [])) == "#1: one"
+    assert "".join(layout(Number("({n})", ".", newline=True)).response(["1", "2"], [2])) == "(2).\n2"
 
 
 BLOCKS = [
@@ -56,25 +56,25 @@ BLOCKS += ["> quoted", "  indented", "\tcode"]
 
 @pytest.mark.parametrize("text", BLOCKS)
 def test_what_must_start_a_line_does(text: str) -> None:
-    assert layout(HASH).instruction([text], "") == f"#1:\n{text}"
-    assert layout(HASH).response([text], [1]) == f"#1:\n{text}"
-    assert layout(None, TAGS).response([text], [1]) == f"[START]\n{text}\n[END]"
-    assert layout(HASH, TAGS).response([text], [1]) == f"#1: [START]\n{text}\n[END]"
-    assert layout().response([text], [1]) == text
+    assert "".join(layout(HASH).instruction([text], [])) == f"#1:\n{text}"
+    assert "".join(layout(HASH).response([text], [1])) == f"#1:\n{text}"
+    assert "".join(layout(None, TAGS).response([text], [1])) == f"[START]\n{text}\n[END]"
+    assert "".join(layout(HASH, TAGS).response([text], [1])) == f"#1: [START]\n{text}\n[END]"
+    assert "".join(layout().response([text], [1])) == text
 
 
 @pytest.mark.parametrize("text", ["plain", "-5", "3.14", "1990 was a year", "*stress*", "a\tb"])
 def test_what_need_not_does_not(text: str) -> None:
-    assert layout(HASH).response([text], [1]) == f"#1: {text}"
-    assert layout(None, TAGS).response([text], [1]) == f"[START] {text} [END]"
+    assert "".join(layout(HASH).response([text], [1])) == f"#1: {text}"
+    assert "".join(layout(None, TAGS).response([text], [1])) == f"[START] {text} [END]"
 
 
 def test_a_response_of_several_lines_has_its_tags_on_lines_of_their_own() -> None:
-    assert layout(None, TAGS).response(["a\nb"], [1]) == "[START]\na\nb\n[END]"
+    assert "".join(layout(None, TAGS).response(["a\nb"], [1])) == "[START]\na\nb\n[END]"
 
 
 def test_braces_in_a_text_are_left_alone() -> None:
-    assert layout(HASH, TAGS).instruction(["{n} {0} {"], "{word}") == "{word}\n\n#1: {n} {0} {"
+    assert "".join(layout(HASH, TAGS).instruction(["{n} {0} {"], "{word}")) == "{word}\n\n#1: {n} {0} {"
 
 
 def test_params_say_all_of_it() -> None:
