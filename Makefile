@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+# Flags for bench: see tests/benchmarks/bench.py --help.
+BENCH_ARGS ?=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -25,6 +27,9 @@ lint: $(VENV)/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: $(VENV)/test.done
+	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -36,4 +41,4 @@ $(VENV)/test.done: $(VENV)/run.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info
+	rm -rf $(VENV) $(DEMO) .bench build *.egg-info

@@ -146,6 +146,7 @@ def _plan(job: Job) -> None:
 
     run = open_run(job)
     with _engine(job.execution) as engine:
+        _ = run.tokenizer  # an error of it comes before the inventory
         files = take_stock(run, engine, known=[], stage=None)
     show_plan(run, files, run.plan(files), _console())
 

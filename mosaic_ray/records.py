@@ -57,6 +57,10 @@ class Record:
     tokens: int = 0
     trimmed: bool = False
 
+    def counted(self, tokens: int) -> Record:
+        """The same record with its count."""
+        return Record(source=self.source, messages=self.messages, tokens=tokens, trimmed=self.trimmed)
+
     @property
     def whole(self) -> bool:
         return len(self.messages) != 2

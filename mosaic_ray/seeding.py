@@ -12,6 +12,7 @@ import hashlib
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -106,6 +107,7 @@ class Key:
         return np.argsort(_splitmix64(np.arange(n, dtype=np.uint64), seed), kind="stable")
 
 
+@lru_cache(maxsize=1 << 14)
 def _encode(name: Name) -> bytes:
     """Length-prefixed and typed, so that no two paths share an encoding: ("ab", "c") and ("a", "bc") differ."""
     kind, text = (b"i", str(name).encode()) if isinstance(name, int) else (b"s", name.encode("utf-8"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from mosaic_ray.io.shapes import Shape
 
@@ -39,79 +41,87 @@ class Cell:
     digest: str = ""
 
 
-_COLUMNS: Final[dict[str, Any]] = {
-    "row": np.int64, "rows": np.int32, "records": np.int32, "offset": np.int64, "length": np.int64,
-    "group": np.int32, "digest": np.uint64,
-}  # fmt: skip
+GROUP_CELLS: Final = 1 << 16
+"""An inventory is written and read by so many cells at a time: a few MB."""
+
+_ROW: Final = np.dtype(
+    [("row", "<i8"), ("rows", "<i4"), ("records", "<i4"), ("offset", "<i8"), ("length", "<i8"), ("group", "<i4"),
+     ("digest", "<u8")]
+)  # fmt: skip
+"""A cell as a table holds it; the names are those of :class:`Cell`."""
 
 
 class CellTable(Sequence[Cell]):
-    """The cells of one file in row order, 44 bytes a cell."""
+    """The cells of one file in row order, 44 bytes a cell: one array, because a run may have 100,000 files."""
 
-    __slots__ = tuple(_COLUMNS)
-
-    row: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int32]
-    records: npt.NDArray[np.int32]
-    offset: npt.NDArray[np.int64]
-    length: npt.NDArray[np.int64]
-    group: npt.NDArray[np.int32]
-    digest: npt.NDArray[np.uint64]
+    __slots__ = ("_rows",)
 
     def __init__(self, cells: Iterable[Cell] = ()) -> None:
         made = [(c.row, c.rows, c.records, c.offset, c.length, c.group, int(c.digest or "0", 16)) for c in cells]
-        columns = zip(*made, strict=True) if made else [()] * len(_COLUMNS)
-        for (name, kind), values in zip(_COLUMNS.items(), columns, strict=True):
-            setattr(self, name, np.array(values, dtype=kind))
+        self._rows: npt.NDArray[Any] = np.array(made, dtype=_ROW)
 
     @classmethod
-    def of_columns(cls, columns: dict[str, npt.NDArray[Any]]) -> CellTable:
-        """A table over the arrays given, one for each field of :class:`Cell` and of one length."""
+    def of_columns(cls, columns: Mapping[str, npt.NDArray[Any]]) -> CellTable:
+        """A table of the arrays given, one for each field of :class:`Cell` and of one length."""
+        rows = np.empty(len(columns["row"]), dtype=_ROW)
+        for name in _ROW.names or ():
+            rows[name] = columns[name]
+        return cls._of_array(rows)
+
+    @classmethod
+    def of_bytes(cls, data: bytes) -> CellTable:
+        """A table from its pickle."""
+        return cls._of_array(np.frombuffer(data, dtype=_ROW))
+
+    @classmethod
+    def _of_array(cls, rows: npt.NDArray[Any]) -> CellTable:
         table = cls.__new__(cls)
-        for name, kind in _COLUMNS.items():
-            setattr(table, name, np.asarray(columns[name], dtype=kind))
+        table._rows = rows
         return table
 
-    def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The arrays by name, in the order of the fields of :class:`Cell`."""
-        return {name: getattr(self, name) for name in _COLUMNS}
+    def __reduce__(self) -> Any:
+        return CellTable.of_bytes, (self._rows.tobytes(),)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One field of all cells."""
+        return self._rows[name]
+
+    def pick(self, indices: npt.NDArray[Any]) -> tuple[Cell, ...]:
+        """The cells at these indices."""
+        return tuple(map(_cell, self._rows[indices].tolist()))
 
     def covering(self, first: int, end: int) -> range:
         """The indices of the cells that hold rows of [first, end)."""
         if first >= end or not len(self):
             return range(0)
-        start = int(np.searchsorted(self.row, first, side="right")) - 1
-        return range(max(start, 0), int(np.searchsorted(self.row, end, side="left")))
+        starts = self._rows["row"]
+        start = int(np.searchsorted(starts, first, side="right")) - 1
+        return range(max(start, 0), int(np.searchsorted(starts, end, side="left")))
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return CellTable.of_columns({name: values[index] for name, values in self.columns().items()})
-        length = int(self.length[index])
-        return Cell(
-            row=int(self.row[index]),
-            rows=int(self.rows[index]),
-            records=int(self.records[index]),
-            offset=int(self.offset[index]),
-            length=length,
-            group=int(self.group[index]),
-            digest=f"{int(self.digest[index]):016x}" if length else "",
-        )
+            return CellTable._of_array(self._rows[index])
+        return _cell(self._rows[index].item())
 
     def __iter__(self) -> Iterator[Cell]:
-        return (self[i] for i in range(len(self)))
+        return map(_cell, self._rows.tolist())
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, CellTable):
-            return NotImplemented
-        return all(np.array_equal(values, other.columns()[name]) for name, values in self.columns().items())
+        return np.array_equal(self._rows, other._rows) if isinstance(other, CellTable) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"CellTable({len(self)} cells)"
+
+
+def _cell(values: tuple[int, int, int, int, int, int, int]) -> Cell:
+    row, rows, records, offset, length, group, digest = values
+    mark = f"{digest:016x}" if length else ""
+    return Cell(row=row, rows=rows, records=records, offset=offset, length=length, group=group, digest=mark)
 
 
 class FoundFile(NamedTuple):
@@ -198,8 +208,8 @@ INVENTORY_SCHEMA: Final = pa.schema(
         pa.field("shape_kind", pa.string(), nullable=False),
         pa.field("shape_columns", pa.map_(pa.string(), pa.string()), nullable=False),
         *(
-            pa.field(f"cell_{name}", pa.list_(pa.from_numpy_dtype(kind)), nullable=False)
-            for name, kind in _COLUMNS.items()
+            pa.field(f"cell_{name}", pa.list_(pa.from_numpy_dtype(_ROW[name])), nullable=False)
+            for name in _ROW.names or ()
         ),
     ]
 )
@@ -211,10 +221,10 @@ def to_arrow(files: Sequence[InputFile]) -> pa.Table:
     columns: dict[str, Any] = {name: [getattr(file, name) for file in files] for name in _PLAIN}
     columns["shape_kind"] = [file.shape.kind for file in files]
     columns["shape_columns"] = [sorted(file.shape.columns.items()) for file in files]
-    offsets = np.cumsum([0, *(len(file.cells) for file in files)], dtype=np.int32)
-    for name, kind in _COLUMNS.items():
-        values = np.concatenate([np.empty(0, kind), *(getattr(file.cells, name) for file in files)])
-        columns[f"cell_{name}"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    offsets = pa.array(np.cumsum([0, *(len(file.cells) for file in files)], dtype=np.int32))
+    for name in _ROW.names or ():
+        values = np.concatenate([np.empty(0, _ROW[name]), *(file.cells.column(name) for file in files)])
+        columns[f"cell_{name}"] = pa.ListArray.from_arrays(offsets, pa.array(values))
     return pa.table([pa.array(columns[field.name], field.type) if isinstance(columns[field.name], list)
                      else columns[field.name] for field in INVENTORY_SCHEMA], schema=INVENTORY_SCHEMA)  # fmt: skip
 
@@ -226,14 +236,41 @@ def from_arrow(table: pa.Table) -> list[InputFile]:
     """
     if not table.schema.equals(INVENTORY_SCHEMA):
         raise ValueError(f"The inventory has the schema\n{table.schema}\nwhere this version needs\n{INVENTORY_SCHEMA}")
-    table = table.combine_chunks()
     plain = table.select([*_PLAIN, "shape_kind", "shape_columns"]).to_pylist()
-    lists = {name: table.column(f"cell_{name}") for name in _COLUMNS}
+    lists = {name: table.column(f"cell_{name}").combine_chunks() for name in _ROW.names or ()}
+    counts = lists["row"].value_lengths().to_numpy()
+    cells = CellTable.of_columns({name: column.flatten().to_numpy() for name, column in lists.items()})
+    shapes: dict[str, Shape] = {}
     files = []
-    for index, row in enumerate(plain):
+    end = 0
+    for row, count in zip(plain, counts, strict=True):
         shape = Shape(kind=row.pop("shape_kind"), columns=dict(row.pop("shape_columns")))
-        cells = CellTable.of_columns(
-            {name: column[index].values.to_numpy(zero_copy_only=False) for name, column in lists.items()}
-        )
-        files.append(InputFile(shape=shape, cells=cells, **row))
+        shape = shapes.setdefault(repr(shape), shape)
+        files.append(InputFile(shape=shape, cells=cells[end : end + int(count)], **row))
+        end += int(count)
     return files
+
+
+def to_parquet(files: Iterable[InputFile]) -> bytes:
+    """The files in the order given, as a Parquet file whose row groups each hold about GROUP_CELLS cells."""
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, INVENTORY_SCHEMA, compression="zstd", use_dictionary=False) as writer:
+        group: list[InputFile] = []
+        cells = 0
+        for file in files:
+            group.append(file)
+            cells += len(file.cells)
+            if cells >= GROUP_CELLS:
+                writer.write_table(to_arrow(group))
+                group, cells = [], 0
+        if group:
+            writer.write_table(to_arrow(group))
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> list[InputFile]:
+    """What :func:`to_parquet` was given, read group by group. Raises ValueError or OSError where it is damaged."""
+    # Not read_table: the threads it leaves behind abort the process at its end (pyarrow 26).
+    file = pq.ParquetFile(pa.BufferReader(data))
+    groups = (file.read_row_group(group, use_threads=False) for group in range(file.num_row_groups))
+    return [found for group in groups for found in from_arrow(group)]

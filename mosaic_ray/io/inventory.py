@@ -8,6 +8,7 @@ would be read once for each of its cells. Up to MAX_REREADS cells that is what h
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,16 +30,17 @@ from mosaic_ray.io.cells import (
     same_content,
     to_arrow,
 )
+from mosaic_ray.io.cutting import Piece, cut_lines
 from mosaic_ray.io.shapes import Shape, recognise
 from mosaic_ray.io.staging import Frames
 from mosaic_ray.io.storage import FileInfo, Storage
 from mosaic_ray.io.streams import (
+    CHUNK,
     Refusal,
     batch_rows,
     chunks,
     elements,
     json_line,
-    lines,
     opening,
     parquet,
     parse,
@@ -177,10 +179,10 @@ def _text_file(
     array = first == b"["
     plain = not array and compression is None
     sample = _Sample(where, columns)
-    rows = elements(content, where, skipped=skipped) if array else lines(content, where)
+    blocks = _joined(elements(content, where, skipped=skipped)) if array else content
     cells: list[Cell] = []
     row, offset = 0, skipped
-    for data, count, records in _cut(sample.watch(rows), cell_records):
+    for data, count, records in sample.watch(cut_lines(blocks, where, records=cell_records, size=CELL_BYTES)):
         if records:
             if plain:
                 mark = hashlib.blake2b(data, digest_size=8).hexdigest()
@@ -268,41 +270,41 @@ def _staged_cells(cells: Sequence[Cell], source: Storage, path: str, shape: Shap
             del held[: cell.rows]
 
 
-def _cut(rows: Iterable[bytes], cell_records: int) -> Iterator[tuple[bytes, int, int]]:
-    """Runs of lines that make a cell: their bytes, how many there are, how many are not blank."""
+def _joined(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in pieces that are worth a call each."""
     held: list[bytes] = []
-    size, records = 0, 0
-    for line in rows:
-        record = not line.isspace()
-        if held and (size + len(line) > CELL_BYTES or records + record > cell_records):
-            yield b"".join(held), len(held), records
-            held, size, records = [], 0, 0
+    size = 0
+    for line in lines:
         held.append(line)
         size += len(line)
-        records += record
-    if held:
-        yield b"".join(held), len(held), records
+        if size >= CHUNK:
+            yield b"".join(held)
+            held, size = [], 0
+    yield b"".join(held)
 
 
 class _Sample:
-    """Looks at the first objects of a file as they pass, and decides its shape as soon as there are enough."""
+    """Looks at the first objects of a file as its cells pass, and decides its shape as soon as there are enough."""
 
     def __init__(self, where: str, mapping: Mapping[str, str] | None) -> None:
         self.shape = _NO_SHAPE
         self._where = where
         self._mapping = mapping
 
-    def watch(self, rows: Iterator[bytes]) -> Iterator[bytes]:
+    def watch(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         objects: list[dict[str, Any]] = []
         refused = ""
-        for number, line in enumerate(rows):
-            if not line.isspace():
-                row = parse(line)
-                if not isinstance(row, Refusal):
-                    objects.append(row)
-                elif not refused:
-                    refused = f"row {number}: {row.detail}"
-            yield line
+        first = 0
+        for piece in pieces:
+            for number, line in enumerate(io.BytesIO(piece.data), first):
+                if len(objects) < SAMPLE_RECORDS and not line.isspace():
+                    row = parse(line)
+                    if not isinstance(row, Refusal):
+                        objects.append(row)
+                    elif not refused:
+                        refused = f"row {number}: {row.detail}"
+            first += piece.lines
+            yield piece
             if len(objects) == SAMPLE_RECORDS:
                 break
         if objects:
@@ -313,7 +315,7 @@ class _Sample:
                 f"{self._where}: not one of its rows is a JSON object ({refused}); write one object a line, "
                 "or an array of objects, or leave the file out."
             )
-        yield from rows
+        yield from pieces
 
 
 class _Digest:

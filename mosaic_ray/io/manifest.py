@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -10,15 +12,38 @@ import orjson
 from mosaic_ray.errors import VerificationError
 from mosaic_ray.fingerprint import fold
 from mosaic_ray.io.cells import InputFile
+from mosaic_ray.io.staging import no_room
 from mosaic_ray.io.storage import Storage
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 
 
-def dataset_digest(parts: Sequence[Mapping[str, Any]], rejects: Sequence[Mapping[str, Any]]) -> str:
+class Entries(Sequence[dict[str, Any]]):
+    """A long list of the manifest, each of whose entries is made when it is asked for.
+
+    entry: makes the entry of an index in range(count).
+    """
+
+    def __init__(self, count: int, entry: Callable[[int], dict[str, Any]]) -> None:
+        self._numbers = range(count)
+        self._entry = entry
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self._entry(number) for number in self._numbers[index]]
+        return self._entry(self._numbers[index])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(self._entry, self._numbers)
+
+
+def dataset_digest(parts: Iterable[Mapping[str, Any]], rejects: Iterable[Mapping[str, Any]]) -> str:
     """One digest of all rows and all rejects of a data set, in order; blind to times, hosts and library versions."""
-    return fold(entry["content_digest"] for entry in (*parts, *rejects))
+    return fold(entry["content_digest"] for entry in chain(parts, rejects))
 
 
 def inventory_entry(file: InputFile) -> dict[str, Any]:
@@ -40,7 +65,39 @@ def inventory_entry(file: InputFile) -> dict[str, Any]:
 
 
 def publish_manifest(output: Storage, manifest: Mapping[str, Any]) -> None:
-    output.publish(MANIFEST, orjson.dumps(manifest, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    """Write the manifest in bounded memory, :class:`Entries` with one entry a line.
+
+    Raises StorageError where there is no room for it in TMPDIR, or in the output.
+    """
+    try:
+        with tempfile.NamedTemporaryFile(prefix="mosaic-manifest-") as file:
+            file.writelines(_pieces(manifest))
+            file.flush()
+            output.publish_file(MANIFEST, file.name)
+    except OSError as failure:
+        raise no_room("the manifest", failure) from failure
+
+
+def _pieces(manifest: Mapping[str, Any]) -> Iterator[bytes]:
+    """The JSON of a manifest. A zero byte, which JSON text never holds, marks where each Entries belongs."""
+    held: list[Entries] = []
+
+    def hold(value: Any) -> orjson.Fragment:
+        if not isinstance(value, Entries):
+            raise TypeError
+        held.append(value)
+        return orjson.Fragment(b"\0")
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    first, *others = orjson.dumps(manifest, default=hold, option=options).split(b"\0")
+    yield first
+    for entries, rest in zip(held, others, strict=True):
+        before = b"[\n    "
+        for entry in entries:
+            yield before + orjson.dumps(entry)
+            before = b",\n    "
+        yield b"\n  ]" if entries else b"[]"
+        yield rest
 
 
 def read_manifest(output: Storage) -> dict[str, Any]:
@@ -67,6 +124,6 @@ def _require(manifest: Mapping[str, Any]) -> None:
     """Raise KeyError or TypeError unless the manifest has what every command reads of it."""
     for key in ("dataset_digest", "run", "accounting", "totals", "places"):
         _ = manifest[key]
-    for entry in (*manifest["parts"], *manifest["rejects"]["parts"]):
+    for entry in chain(manifest["parts"], manifest["rejects"]["parts"]):
         for key in ("name", "rows", "bytes", "sha256", "content_digest"):
             _ = entry[key]

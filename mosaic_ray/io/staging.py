@@ -44,10 +44,7 @@ class Frames:
                 self._file = tempfile.NamedTemporaryFile(prefix="mosaic-stage-")  # noqa: SIM115 - closed by __exit__
             self._file.write(frame)
         except OSError as failure:
-            raise StorageError(
-                f"{tempfile.gettempdir()}: a copy of an input file cannot be written here ({failure.strerror}); "
-                "free some space, or set TMPDIR to a place that has it."
-            ) from failure
+            raise no_room("a copy of an input file", failure) from failure
         offset = self._end
         self._end += len(frame)
         digest = hashlib.blake2b(frame, digest_size=8).hexdigest()
@@ -71,3 +68,11 @@ class Frames:
 def unpack(frame: bytes) -> bytes:
     """The lines of one cell."""
     return zstandard.ZstdDecompressor().decompress(frame)
+
+
+def no_room(what: str, failure: OSError) -> StorageError:
+    """What to raise where a temporary file cannot be written."""
+    return StorageError(
+        f"{tempfile.gettempdir()}: {what} cannot be written here ({failure.strerror}); "
+        "free some space, or set TMPDIR to a place that has it."
+    )

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -131,12 +131,14 @@ class Storage:
         Unfinished files of :meth:`publish` are left out. A directory that does not exist holds no files; a bucket
         that does not exist is an error.
         """
-        with self._explained(prefix):
-            full = self._full(prefix)
-            entries = _walk(full) if self.local else self._find(full)
-        for name in sorted(entries):
+        full = self._full(prefix)
+        if self.local:
+            found: Iterable[tuple[str, Mapping[str, Any]]] = self._walked(full)
+        else:
+            found = self._pages(full) if self.protocol in S3 else self._find(full)
+        for name, entry in found:
             if not _STRAY.match(name.rpartition("/")[2]):
-                yield self._relative(name), _file_info(entries[name])
+                yield self._relative(name), _file_info(entry)
 
     def glob(self, pattern: str) -> Iterator[tuple[str, FileInfo]]:
         """Every file whose path matches (``*``, ``?``, ``[...]``, and ``**`` for any folders), sorted by path.
@@ -251,9 +253,35 @@ class Storage:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_held"}
 
-    def _find(self, full: str) -> dict[str, dict[str, Any]]:
-        found = self._fs.find(full, detail=True)
-        return {name: entry for name, entry in found.items() if entry["type"] == "file" and not name.endswith("/")}
+    def _walked(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        with self._explained(self._relative(full)):
+            for name in sorted(_walk(full)):
+                yield name, _local_entry(name)
+
+    def _pages(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """What S3 lists, a page at a time: the whole listing of a million files would take a gigabyte."""
+        bucket, _, key = full.partition("/")
+        request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
+        nothing = True
+        while True:
+            with self._explained(self._relative(full)):
+                page = self._fs.call_s3("list_objects_v2", **request)
+            for entry in page.get("Contents", ()):
+                nothing = False
+                if not entry["Key"].endswith("/"):
+                    yield f"{bucket}/{entry['Key']}", {**entry, "size": entry["Size"]}
+            if not page.get("IsTruncated"):
+                break
+            request["ContinuationToken"] = page["NextContinuationToken"]
+        if nothing and key:  # it may be one file
+            yield from self._find(full)
+
+    def _find(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        with self._explained(self._relative(full)):
+            found = self._fs.find(full, detail=True)
+        for name in sorted(found):
+            if found[name]["type"] == "file" and not name.endswith("/"):
+                yield name, found[name]
 
     def _open(self, path: str, **caching: Any) -> BinaryIO:
         full = self._full(path)
@@ -346,11 +374,11 @@ def _file_info(entry: Mapping[str, Any]) -> FileInfo:
     )
 
 
-def _walk(root: str) -> dict[str, dict[str, Any]]:
+def _walk(root: str) -> list[str]:
     """Files below a local directory. Links are followed, except back up and to a directory that is walked anyway."""
     if os.path.isfile(root):
-        return {root: _local_entry(root)}
-    found: dict[str, dict[str, Any]] = {}
+        return [root]
+    found: list[str] = []
     visited: set[str] = set()
     folders, links = [root], deque[str]()
     while folders or links:
@@ -366,7 +394,7 @@ def _walk(root: str) -> dict[str, dict[str, Any]]:
         for name in names:
             full = os.path.join(folder, name)
             if not os.path.isdir(full):
-                found[full] = _local_entry(full)
+                found.append(full)
             elif not os.path.islink(full):
                 folders.append(full)
             elif not _leads_up(full, here + "/"):

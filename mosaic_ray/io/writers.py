@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from mosaic_ray.errors import MosaicError
 from mosaic_ray.fingerprint import SCHEME
 
+DICTIONARIES: Final = ("strategy", "kind", "file", "role", "reason", "epoch", "tiles")
+"""Columns of few different values. Other columns would be tried with a dictionary and written without one."""
+
 ROWS_PER_GROUP: Final = 1000
 """Rows a row group: the smallest number at which Parquet files stay compact, so that loaders can still skip."""
 
@@ -42,7 +45,12 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Part:
             raise ValueError("a column that is not declared")
         table = pa.Table.from_pylist(list(rows), schema=schema).combine_chunks()
         with pq.ParquetWriter(
-            sink, schema, compression="zstd", compression_level=3, write_page_checksum=True
+            sink,
+            schema,
+            compression="zstd",
+            compression_level=3,
+            write_page_checksum=True,
+            use_dictionary=_repetitive(schema),
         ) as writer:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
     except (ValueError, TypeError, OverflowError) as error:  # Arrow's own errors are among these
@@ -52,6 +60,21 @@ def to_parquet(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> Part:
         ) from error
     data = sink.getvalue().to_pybytes()
     return Part(data, len(rows), hashlib.sha256(data).hexdigest(), content_digest(rows, schema))
+
+
+def _repetitive(schema: pa.Schema) -> list[str]:
+    """The paths of those leaf columns, as Parquet writes them, whose names are among DICTIONARIES."""
+    paths = []
+    stack = [(field.name, field.type) for field in schema]
+    while stack:
+        path, kind = stack.pop()
+        if pa.types.is_list(kind):
+            stack.append((f"{path}.list.element", kind.value_type))
+        elif pa.types.is_struct(kind):
+            stack += [(f"{path}.{kind.field(i).name}", kind.field(i).type) for i in range(kind.num_fields)]
+        elif path.rpartition(".")[2] in DICTIONARIES:
+            paths.append(path)
+    return paths
 
 
 def _misfit(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> str | None:

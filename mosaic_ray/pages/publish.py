@@ -39,7 +39,8 @@ def publish_pages(run: Run, manifest: Mapping[str, Any]) -> None:
 def _samples(run: Run, manifest: Mapping[str, Any]) -> list[Shown]:
     """The first rows of parts spread over the data set."""
     view = ViewSchema(manifest["settings"]["view"], manifest["tokenizer"]["chat_template"] is not None)
-    parts = _spread([part for part in manifest["parts"] if part["rows"]], _SAMPLES)
+    filled = [number for number, part in enumerate(manifest["parts"]) if part["rows"]]
+    parts = [manifest["parts"][number] for number in _spread(filled, _SAMPLES)]
     rows_each = [_SAMPLES // len(parts) + (place < _SAMPLES % len(parts)) for place in range(len(parts))]
 
     def shown(part: Mapping[str, Any], rows: int) -> list[Shown]:

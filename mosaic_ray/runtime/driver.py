@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import version
+from itertools import chain
 from typing import Any, Final
 
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mosaic_ray.config import Job
 from mosaic_ray.errors import DriftError, InputError, StorageError
-from mosaic_ray.io.cells import InputFile, to_arrow
+from mosaic_ray.io.cells import InputFile, to_parquet
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    Entries,
     dataset_digest,
     inventory_entry,
     publish_manifest,
@@ -37,6 +37,8 @@ from mosaic_ray.runtime.task import RECEIPTS, task_item
 log = logging.getLogger("mosaic_ray")
 
 PLAN: Final = "_mosaic/plan.json"
+TOLD_REASONS: Final = 5
+"""Reasons for counting texts whole that are logged; each receipt has its own."""
 
 
 def run_job(
@@ -54,7 +56,7 @@ def run_job(
     if resumed and run.output.exists(MANIFEST):
         manifest = read_manifest(run.output)
         confirm_unchanged(run)
-        lost = _missing(run.output, manifest)
+        lost, _ = compared(run.output, manifest)
         if not lost:
             log.info("%s is finished already; nothing to do", run.output.uri())
             return manifest
@@ -62,57 +64,56 @@ def run_job(
         run.output.delete(MANIFEST)
     started = datetime.now(UTC)
     with make_engine() as engine:
-        files = take_stock(run, engine, known=_known_inventory(run.output) if resumed else [], stage=run.output)
-        name = run.fingerprint(files)
+        _ = run.tokenizer  # an error of it comes before the inventory
+        files = take_stock(run, engine, known=known_inventory(run.output) if resumed else [], stage=run.output)
         plan = run.plan(files)
-        _keep(run, files, plan, name)
+        name = run.fingerprint(plan)
+        keep(run, plan, name)
         ledger = Ledger(plan, run=name, max_reject_share=job.execution.max_reject_share)
         ledger.resume(run.output)
         if ledger.done:
             log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
-        _run_tasks(run, engine, plan, ledger)
-    manifest = _manifest(run, files, plan, ledger, name, started)
+        run_tasks(run, engine, plan, ledger)
+    manifest = make_manifest(run, plan, ledger, name, started)
     finish(run, manifest)
-    _clean_up(run, files, manifest)
+    _clean_up(run, plan, manifest)
     publish_manifest(run.output, manifest)
     return manifest
 
 
-def _keep(run: Run, files: Sequence[InputFile], plan: Plan, name: str) -> None:
+def keep(run: Run, plan: Plan, name: str) -> None:
     """Keep what resuming needs. The settings come last and name the inventory that belongs to them."""
-    inventory = _table_bytes(to_arrow(files))
+    inventory = to_parquet(plan.files)
     run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
     run.output.publish(INVENTORY, inventory)
     _publish_json(run.output, PLAN, plan_entry(plan, name))
-    kept = {"places": places_entry(run), "identity": run.identity, "inventory": _sha256(inventory)}
+    kept = {"places": places_entry(run), "identity": run.identity, "inventory": sha256(inventory).hexdigest()}
     _publish_json(run.output, SETTINGS, kept)
 
 
-def _known_inventory(output: Storage) -> list[InputFile]:
+def known_inventory(output: Storage) -> list[InputFile]:
     """The inventory of the run that is resumed; none where a start that died left that of another run."""
-    if not output.exists(INVENTORY) or kept_settings(output).get("inventory") != _sha256(output.read(INVENTORY)):
-        return []
-    return stored_inventory(output)
+    return stored_inventory(output, digest=kept_settings(output).get("inventory", ""))
 
 
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
+def run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
+    """Run every task that the ledger does not have yet."""
     todo = (index for index in range(len(plan)) if index not in ledger.done)
     items = (task_item(plan, plan.task(index)) for index in todo)
     remaining = len(plan) - len(ledger.done)
     before = ledger.total()
+    told: set[str] = set()
     with Progress("compose", plan.records, unit="records", done=ledger.records, quiet=remaining == 0) as progress:
         for _, receipt in engine.map(run.work(ledger.run), items, describe=str):
             ledger.add(receipt)
-            now = ledger.total()
+            if receipt.whole_because is not None and receipt.whole_because not in told and len(told) < TOLD_REASONS:
+                told.add(receipt.whole_because)
+                log.warning("texts are counted whole, which is exact and slower: %s", receipt.whole_because)
             progress.update(
                 ledger.records,
                 f"task {len(ledger.done)} of {len(plan)}, workers {engine.workers}",
-                samples=now.samples - before.samples,
-                tokens=now.tokens - before.tokens,
+                samples=sum(epoch.samples for epoch in ledger.totals) - before.samples,
+                tokens=sum(epoch.tokens for epoch in ledger.totals) - before.tokens,
             )
 
 
@@ -128,9 +129,11 @@ def plan_entry(plan: Plan, run: str) -> dict[str, Any]:
     }
 
 
-def _manifest(
-    run: Run, files: Sequence[InputFile], plan: Plan, ledger: Ledger, name: str, started: datetime
-) -> dict[str, Any]:
+def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: datetime) -> dict[str, Any]:
+    """The manifest of a run that has all its tasks done; its long lists are :class:`Entries`.
+
+    Raises TaskError where the accounting does not balance, InputError where no record could be used.
+    """
     accounting = ledger.accounting()
     totals = ledger.total()
     if totals.samples == 0:
@@ -164,10 +167,10 @@ def _manifest(
         },
         "policies": {"passed_whole": ledger.whole, "first_turn_only": ledger.trimmed, "special_tokens": ledger.escaped},
         "totals": totals.to_dict(),
-        "mixing": totals.mixing([file.records for file in files]),
+        "mixing": totals.mixing([file.records for file in plan.files]),
         "epochs": [epoch.to_dict() for epoch in ledger.totals],
         "parts": ledger.parts,
-        "inventory": [inventory_entry(file) for file in files],
+        "inventory": Entries(len(plan.files), lambda index: inventory_entry(plan.files[index])),
     }
 
 
@@ -218,45 +221,34 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _clean_up(run: Run, files: Sequence[InputFile], manifest: Mapping[str, Any]) -> None:
+def _clean_up(run: Run, plan: Plan, manifest: Mapping[str, Any]) -> None:
     """Remove what a data set does not need: staged copies, files of killed writers, parts that no task claims.
 
     Raises StorageError where a part is not in place, so that no manifest names what is not there.
     """
-    lost = _missing(run.output, manifest)
+    lost, strangers = compared(run.output, manifest)
     if lost:
         raise StorageError(
             f"{run.output.uri(lost[0])} ({len(lost)} of {len(manifest['parts'])} parts) is not in place, though its "
             "task finished. If --output is a local disk, every node of the cluster must see the same one. The same "
             "command makes again what is missing"
         )
-    for file in files:
+    for file in plan.files:
         if file.staged:
             run.output.delete(file.staged_path)
     for folder in ("data", "rejects", "_mosaic"):
         run.output.remove_strays(folder)
-    known = {entry["name"] for entry in _entries(manifest)}
-    for folder in ("data", "rejects"):
-        for path, _ in run.output.listing(folder):
-            if path not in known:
-                run.output.delete(path)
+    for path in strangers:
+        run.output.delete(path)
 
 
-def _entries(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [*manifest["parts"], *manifest["rejects"]["parts"]]
-
-
-def _missing(output: Storage, manifest: Mapping[str, Any]) -> list[str]:
-    """The parts of a manifest that are not there, or not of the size stated."""
+def compared(output: Storage, manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The parts of a manifest that are not there or not of the size stated; and what is there and no part."""
     sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
-    return [entry["name"] for entry in _entries(manifest) if sizes.get(entry["name"]) != entry["bytes"]]
+    entries = chain(manifest["parts"], manifest["rejects"]["parts"])
+    lost = [entry["name"] for entry in entries if sizes.pop(entry["name"], None) != entry["bytes"]]
+    return lost, list(sizes)
 
 
 def _publish_json(output: Storage, path: str, value: Mapping[str, Any]) -> None:
     output.publish(path, orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-
-
-def _table_bytes(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue().to_pybytes())

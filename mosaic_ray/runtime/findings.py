@@ -101,7 +101,7 @@ def kept_problems(
     rejects: Sequence[Mapping[str, Any]],
 ) -> Iterator[str]:
     """Where the manifest is not what the run kept under ``_mosaic/``, its plan, and the directory make it."""
-    name = run.fingerprint(files)
+    name = run.fingerprint(plan)
     tokenizer = run.identity["tokenizer"]
     kept = {
         "run": name,

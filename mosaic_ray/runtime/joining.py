@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,6 +43,17 @@ def knock(address: str) -> None:
             f"nothing answers at {address}, the address of the Ray cluster: {error}. Start the cluster "
             "(`ray start --head`), correct the address or RAY_ADDRESS, or leave both out for a private Ray"
         ) from error
+
+
+def refused(address: str, error: Exception) -> SettingsError:
+    """What to say when Ray does not join the cluster at ``host:port``."""
+    return SettingsError(
+        f"cannot join the Ray cluster at {address}: {str(error).strip()}. "
+        f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here, and "
+        f"{'a' if token_found() else 'no'} token was found. If the cluster asks for tokens, set "
+        "RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token; else compare the "
+        "versions of Ray, and see that this is the port of the head (6379 by default)"
+    )
 
 
 def loopback_only(address: str, own: str) -> bool:
@@ -90,3 +101,21 @@ def changed(module: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(module, name, before)
+
+
+@contextmanager
+def bare(private: Any) -> Iterator[None]:
+    """A Ray that is started now leaves out what a private one has no use for, and takes half of the time.
+
+    It cannot grow, nobody reads its logs here, and of the dashboard's server only the part that counts installations
+    of Ray would run. The dashboard's agent stays, but serves no HTTP: where another Ray of the machine has its port,
+    which is always the same, it would wait for seconds.
+
+    private: the package ``ray._private`` (2.60).
+    """
+    missing = ImportError("a private Ray has no dashboard")
+    with ExitStack() as stack:
+        for name in ("start_monitor", "start_log_monitor", "start_api_server"):
+            stack.enter_context(changed(private.node.Node, name, lambda _, **__: None))
+        stack.enter_context(changed(private.utils, "get_dashboard_dependency_error", lambda: missing))
+        yield

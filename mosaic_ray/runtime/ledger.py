@@ -1,18 +1,23 @@
 """What is done: receipts in the output, and their sum.
 
-A ledger only grows. It keeps a few numbers for each part and folds the rest into totals, so that a driver of a
+A ledger only grows. It keeps one line of a table for each part and folds the rest into totals, so that a driver of a
 hundred thousand tasks stays small.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import islice
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
 from mosaic_ray.errors import RejectShareError, StorageError, TaskError
+from mosaic_ray.io.manifest import Entries
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.records import REASONS
 from mosaic_ray.runtime.plan import Plan
@@ -20,7 +25,13 @@ from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.runtime.task import RECEIPTS, Receipt, receipt_path
 
 _READERS: Final = 16
-_PART_FIELDS: Final = ("name", "rows", "bytes", "sha256", "content_digest")
+_PART: Final = np.dtype(
+    [("rows", "i8"), ("bytes", "i8"), ("sha256", "S64"), ("content_digest", "S40"), ("tokens", "i8"), ("there", "?")]
+)
+"""What is kept of a part; its name, epoch and task follow from its number."""
+_REJECTS_FIELDS: Final = ("name", "rows", "bytes", "sha256", "content_digest")
+_READ_AT_ONCE: Final = 1024
+"""Receipts: what is read ahead of the counting stays in memory."""
 
 
 class Ledger:
@@ -41,8 +52,8 @@ class Ledger:
         self._share = max_reject_share
         # Of the share as it is written: 0.57 of 100 records is 57, while the product of the floats is less.
         self._allowed = int(Fraction(str(max_reject_share)) * plan.records)
-        self._parts: dict[int, dict[str, Any]] = {}
-        self._rejects_parts: dict[int, dict[str, Any]] = {}
+        self._parts = np.zeros(plan.epochs * plan.tasks, dtype=_PART)
+        self._rejects_parts: dict[int, tuple[Any, ...]] = {}
 
     def add(self, receipt: Receipt) -> None:
         """Count a receipt. Raises RejectShareError once more records are rejected than the whole run may have."""
@@ -58,23 +69,37 @@ class Ledger:
         self.slowest = sorted([*self.slowest, (sum(receipt.seconds.values()), receipt.task)], reverse=True)[:10]
         for part in receipt.parts:
             self.totals[part["epoch"]].merge(part["totals"])
-            index = self._plan.part(part["epoch"], receipt.task).number
-            tokens = {"tokens": part["totals"]["tokens"], "epoch": part["epoch"], "task": receipt.task}
-            self._parts[index] = {name: part[name] for name in _PART_FIELDS} | tokens
+            number = self._plan.part(part["epoch"], receipt.task).number
+            tokens = part["totals"]["tokens"]
+            self._parts[number] = (part["rows"], part["bytes"], part["sha256"], part["content_digest"], tokens, True)
         if receipt.rejects_part is not None:
-            self._rejects_parts[receipt.task] = dict(receipt.rejects_part)
+            self._rejects_parts[receipt.task] = tuple(receipt.rejects_part[name] for name in _REJECTS_FIELDS)
         if self.rejected > self._allowed:
             raise RejectShareError(self._too_many())
 
     def resume(self, output: Storage) -> None:
         """Count every receipt of this run whose parts are all in place."""
-        sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
-        paths = [path for path, _ in output.listing(RECEIPTS)]
+        sizes = np.full(len(self._parts), -1)
+        for path, info in output.listing("data"):
+            number = self._plan.number(path)
+            if number is not None:
+                sizes[number] = info.size
+        rejects = {path: info.size for path, info in output.listing("rejects")}
+        paths = (path for path, _ in output.listing(RECEIPTS))
         with ThreadPoolExecutor(_READERS) as pool:
-            for data in pool.map(output.read, paths):
-                receipt = _receipt(data)
-                if receipt is not None and receipt.run == self.run and _in_place(receipt, sizes):
-                    self.add(receipt)
+            while batch := list(islice(paths, _READ_AT_ONCE)):
+                for data in pool.map(output.read, batch):
+                    receipt = _receipt(data)
+                    if receipt is not None and receipt.run == self.run and self._in_place(receipt, sizes, rejects):
+                        self.add(receipt)
+
+    def _in_place(self, receipt: Receipt, sizes: npt.NDArray[np.int64], rejects: Mapping[str, int]) -> bool:
+        """sizes: of the parts that are there, by number."""
+        parts = {self._plan.part(part["epoch"], receipt.task).number: part["bytes"] for part in receipt.parts}
+        refused = receipt.rejects_part
+        return all(sizes[number] == size for number, size in parts.items()) and (
+            refused is None or rejects.get(refused["name"]) == refused["bytes"]
+        )
 
     def total(self) -> Totals:
         """The sum over all epochs."""
@@ -84,12 +109,32 @@ class Ledger:
         return totals
 
     @property
-    def parts(self) -> list[dict[str, Any]]:
-        return [self._parts[index] for index in sorted(self._parts)]
+    def parts(self) -> Entries:
+        """The parts that are done, as the manifest lists them."""
+        numbers = np.flatnonzero(self._parts["there"])
+        return Entries(len(numbers), lambda index: self._part(int(numbers[index])))
 
     @property
-    def rejects_parts(self) -> list[dict[str, Any]]:
-        return [self._rejects_parts[task] for task in sorted(self._rejects_parts)]
+    def rejects_parts(self) -> Entries:
+        """The files of rejects, as the manifest lists them."""
+        tasks = sorted(self._rejects_parts)
+        return Entries(
+            len(tasks), lambda index: dict(zip(_REJECTS_FIELDS, self._rejects_parts[tasks[index]], strict=True))
+        )
+
+    def _part(self, number: int) -> dict[str, Any]:
+        rows, size, sha256, content_digest, tokens, _ = self._parts[number].item()
+        epoch, task = divmod(number, self._plan.tasks)
+        return {
+            "name": self._plan.part(epoch, task).name,
+            "rows": rows,
+            "bytes": size,
+            "sha256": sha256.decode("ascii"),
+            "content_digest": content_digest.decode("ascii"),
+            "tokens": tokens,
+            "epoch": epoch,
+            "task": task,
+        }
 
     def accounting(self) -> dict[str, Any]:
         """Where every record of every epoch went. Raises TaskError where that is not everywhere once."""
@@ -123,11 +168,6 @@ def _receipt(data: bytes) -> Receipt | None:
         return Receipt.from_json(data)
     except ValueError:
         return None
-
-
-def _in_place(receipt: Receipt, sizes: Mapping[str, int]) -> bool:
-    entries: Iterator[Mapping[str, Any]] = iter([*receipt.parts, *filter(None, [receipt.rejects_part])])
-    return all(sizes.get(entry["name"]) == entry["bytes"] for entry in entries)
 
 
 def read_receipt(output: Storage, task: int) -> Receipt:

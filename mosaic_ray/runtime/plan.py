@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -61,11 +62,9 @@ class Plan:
     def __init__(self, files: Sequence[InputFile], *, seed: int, epochs: int, task_records: int) -> None:
         self.files = files
         self.epochs = epochs
-        counts = [len(file.cells) for file in files]
-        self._file = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-        self._first_cell = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-        records = np.concatenate([np.empty(0, np.int64), *(file.cells.records.astype(np.int64) for file in files)])
-        self.records = int(records.sum())
+        self._first_cell = np.cumsum([0, *(len(file.cells) for file in files)], dtype=np.int64)
+        records = np.concatenate([np.empty(0, np.int32), *(file.cells.column("records") for file in files)])
+        self.records = int(records.sum(dtype=np.int64))
         self.tasks = _task_count(files, self.records, task_records)
         self._order = Key(seed, "plan").permutation(len(records))
         self._bounds = _bounds(records[self._order], self.tasks)
@@ -75,12 +74,11 @@ class Plan:
 
     def task(self, index: int) -> TaskSpec:
         chosen = np.sort(self._order[self._bounds[index] : self._bounds[index + 1]])
-        groups: list[tuple[int, tuple[Cell, ...]]] = []
-        owners = self._file[chosen]
-        for owner in np.unique(owners):
-            table = self.files[owner].cells
-            numbers = chosen[owners == owner] - self._first_cell[owner]
-            groups.append((int(owner), tuple(table[int(n)] for n in numbers)))
+        files = np.searchsorted(self._first_cell, chosen, side="right") - 1
+        groups = []
+        for owner, start, count in zip(*np.unique(files, return_index=True, return_counts=True), strict=True):
+            numbers = chosen[start : start + count] - self._first_cell[owner]
+            groups.append((int(owner), self.files[owner].cells.pick(numbers)))
         return TaskSpec(index, tuple(groups))
 
     def __iter__(self) -> Iterator[TaskSpec]:
@@ -98,7 +96,14 @@ class Plan:
         number = epoch * self.tasks + task
         return Part(epoch, task, number, f"data/train-{number:05d}-of-{self.epochs * self.tasks:05d}.parquet")
 
-    @property
+    def number(self, name: str) -> int | None:
+        """The number of the part of this name; None where the plan has no such part."""
+        digits = name.removeprefix("data/train-").partition("-")[0]
+        number = int(digits) if digits.isdecimal() else -1
+        planned = 0 <= number < self.epochs * self.tasks and self.part(*divmod(number, self.tasks)).name == name
+        return number if planned else None
+
+    @cached_property
     def digest(self) -> str:
         """Of everything that decides which task reads what: what a resumed run must find unchanged."""
         return fingerprint([self.tasks, self.epochs, self.records, _array_digest(self._order, self._bounds)])
@@ -110,13 +115,16 @@ def _task_count(files: Sequence[InputFile], records: int, task_records: int) -> 
     return max(1, -(-records // task_records), -(-size // TASK_BYTES)) if records else 0
 
 
-def _bounds(records: npt.NDArray[np.int64], tasks: int) -> npt.NDArray[np.int64]:
-    """Where each task's stretch of ordered cells starts, so that all tasks have nearly equally many records."""
-    before = np.cumsum(records) - records
-    total = max(1, int(records.sum()))
-    owner = np.minimum(before * tasks // total, max(0, tasks - 1)) if tasks else before
-    return np.searchsorted(owner, np.arange(tasks + 1), side="left").astype(np.int64)
+def _bounds(records: npt.NDArray[np.int32], tasks: int) -> npt.NDArray[np.int64]:
+    """Where each task's stretch of ordered cells starts, so that all tasks have nearly equally many records.
+
+    Task t of T takes the cells before which at least t/T and less than (t+1)/T of all records lie.
+    """
+    before = np.cumsum(records, dtype=np.int64) - records
+    total = int(records.sum(dtype=np.int64))
+    wanted = [-(-task * total // tasks) for task in range(tasks)]
+    return np.append(np.searchsorted(before, wanted, side="left"), len(records)).astype(np.int64)
 
 
 def _array_digest(*arrays: npt.NDArray[np.int64]) -> list[str]:
-    return [hashlib.blake2b(array.astype("<i8").tobytes(), digest_size=16).hexdigest() for array in arrays]
+    return [hashlib.blake2b(array.astype("<i8", copy=False).data, digest_size=16).hexdigest() for array in arrays]

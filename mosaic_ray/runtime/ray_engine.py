@@ -45,7 +45,7 @@ from mosaic_ray.runtime.engine import (
     WorkerTraceback,
     prepare,
 )
-from mosaic_ray.runtime.joining import changed, knock, loopback_only, signals_deferred, token_found
+from mosaic_ray.runtime.joining import bare, changed, knock, loopback_only, refused, signals_deferred, token_found
 
 LOSSES: Final = 5
 """How many workers in a row an item may lose by the death of their process. It may be the item that kills them."""
@@ -78,6 +78,8 @@ class Worker:
         # Before the work, and with it any library, is loaded: each of them would take all cores of the node.
         os.environ["RAYON_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
+        import mosaic_ray.runtime.task  # noqa: F401 - nearly every work needs it, and there is none yet
+
         self._work: Any = None
 
     def begin(self, work: bytes) -> str | Failure:
@@ -211,6 +213,8 @@ class RayEngine:
                 ray.remote(num_cpus=self._crew.cpus, max_restarts=0, max_task_retries=0)(Worker).remote,
                 max(1, int(self._crew.cpus)),
             )
+            # They start while the caller still prepares the first map.
+            self._crew.starting = [self._crew.hire() for _ in range(min(self._crew.least, self._crew.most))]
             self._undo = undo.pop_all()
         return self
 
@@ -251,7 +255,7 @@ class RayEngine:
             # Ray would write a token into the home directory, and every cluster started later would then ask for it.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         # Ray replaces 127.0.0.1 by the host's own address, unless it believes to be on a laptop.
-        with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False):
+        with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", False), bare(ray._private):
             try:
                 ray.init(
                     address="local",
@@ -284,13 +288,7 @@ class RayEngine:
             with changed(ray._private.ray_constants, "ENABLE_RAY_CLUSTER", remote):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
-            raise SettingsError(
-                f"cannot join the Ray cluster at {address}: {str(error).strip()}. "
-                f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here, and "
-                f"{'a' if token_found() else 'no'} token was found. If the cluster asks for tokens, set "
-                "RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token; else compare the "
-                "versions of Ray, and see that this is the port of the head (6379 by default)"
-            ) from error
+            raise refused(address, error) from error
 
 
 class _Round(Generic[Item, Result]):
@@ -310,7 +308,7 @@ class _Round(Generic[Item, Result]):
 
     def results(self) -> Iterator[tuple[Item, Result]]:
         crew = self._crew
-        waiting, crew.idle = crew.idle, []
+        waiting, crew.idle, crew.starting = [*crew.starting, *crew.idle], [], []
         for seat in waiting:
             self._begin(seat)
         done: tuple[Item, Result] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -26,6 +26,7 @@ from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.task import TaskWork
 from mosaic_ray.tokens import TokenizerSpec, load_tokenizer
+from mosaic_ray.tokens.ahead import TokenizerAhead
 
 log = logging.getLogger("mosaic_ray")
 
@@ -40,6 +41,7 @@ class Run:
     """A job with its places opened and its tokenizer loaded.
 
     addresses, inputs: of each ``--input``, what the user gave and the storage rooted at it or before its wildcard.
+    load: waits for the tokenizer, and raises a TokenizerError where it cannot be used.
     kept: the identity of a run that was opened again, possibly of another version.
     moved: its input is looked for at other addresses than it kept.
     """
@@ -48,9 +50,19 @@ class Run:
     addresses: tuple[str, ...]
     inputs: tuple[Storage, ...]
     output: Storage
-    tokenizer: TokenizerSpec
+    load: Callable[[], TokenizerSpec]
     kept: dict[str, Any] | None = None
     moved: bool = False
+
+    @cached_property
+    def tokenizer(self) -> TokenizerSpec:
+        spec = self.load()
+        if spec.chat_template is None and self.kept is None and self.settings.view == "messages":
+            log.warning(
+                "no chat template: token_count is of plain text, and a trainer that renders messages adds its "
+                "template's tokens. Give --chat-template FILE, or --view prompt-completion"
+            )
+        return spec
 
     @property
     def settings(self) -> Settings:
@@ -72,10 +84,10 @@ class Run:
             },
         }
 
-    def fingerprint(self, files: Sequence[InputFile]) -> str:
+    def fingerprint(self, plan: Plan) -> str:
         """Of the identity, the content of the input, and the plan that both give."""
-        contents = [[f.name, f.size, f.digest or f.etag, f.shape.kind, f.records] for f in files]
-        return fingerprint({"identity": self.identity, "inventory": contents, "plan": self.plan(files).digest})
+        contents = [[f.name, f.size, f.digest or f.etag, f.shape.kind, f.records] for f in plan.files]
+        return fingerprint({"identity": self.identity, "inventory": contents, "plan": plan.digest})
 
     def plan(self, files: Sequence[InputFile]) -> Plan:
         s = self.settings
@@ -93,25 +105,25 @@ class Run:
 
 
 def open_run(job: Job) -> Run:
-    """Open the places of a job and load its tokenizer; nothing is written."""
+    """Open the places of a job and begin to load its tokenizer; nothing is written.
+
+    Where Ray is the engine, the tokenizer is loaded beside its start: the first who asks the run for it waits for it,
+    and gets the TokenizerError if there is one.
+    """
     places = job.places
     if job.settings.columns:
         check_mapping({str(role): column for role, column in job.settings.columns.items()})
     addresses = [str(corpus_path()) if uri == EMBEDDED else uri for uri in places.input]
-    tokenizer = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
-    run = Run(
-        job=job,
-        addresses=tuple(addresses),
-        inputs=tuple(input_storage(uri, places.input_options) for uri in addresses),
-        output=Storage.at(places.output, places.output_options, error=StorageError),
-        tokenizer=load_tokenizer(tokenizer, chat_template=places.chat_template),
-    )
-    if run.tokenizer.chat_template is None and job.settings.view == "messages":
-        log.warning(
-            "no chat template: token_count is of plain text, and a trainer that renders messages adds its template's "
-            "tokens. Give --chat-template FILE, or --view prompt-completion"
-        )
-    return run
+    name = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
+    inputs = tuple(input_storage(uri, places.input_options) for uri in addresses)
+    output = Storage.at(places.output, places.output_options, error=StorageError)
+    load: Callable[[], TokenizerSpec]
+    if job.execution.engine == "ray":
+        load = TokenizerAhead(name, chat_template=places.chat_template).result
+    else:
+        spec = load_tokenizer(name, chat_template=places.chat_template)
+        load = lambda: spec  # noqa: E731
+    return Run(job=job, addresses=tuple(addresses), inputs=inputs, output=output, load=load)
 
 
 def reopen(
@@ -165,7 +177,7 @@ def reopen(
         addresses=job.places.input,
         inputs=tuple(input_storage(uri, job.places.input_options) for uri in job.places.input),
         output=output,
-        tokenizer=spec,
+        load=lambda: spec,
         kept=identity,
         moved=bool(inputs),
     )

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mosaic_ray.errors import DriftError, InputError, SettingsError, StorageError
-from mosaic_ray.io.cells import FoundFile, InputFile, from_arrow, same_content
+from mosaic_ray.io.cells import FoundFile, InputFile, from_parquet, same_content
 from mosaic_ray.io.inventory import find_inputs, take_inventory
+from mosaic_ray.io.shapes import Shape
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.plan import cell_records
@@ -28,9 +28,17 @@ NAMED_FILES: Final = 50
 """Files whose shape is logged one by one; the inventory names it for every file."""
 
 
+BATCH_FILES: Final = 64
+BATCH_BYTES: Final = 8 << 20
+"""A worker is given so many small files at once: of 100,000 files, the calls would cost more than the reading."""
+
+_READERS: Final = 8
+"""Files of a batch that are read from a remote store at once, which hides the time it takes to answer."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class InventoryWork:
-    """Takes stock of one file; run by an engine's workers."""
+    """Takes stock of a few files; run by an engine's workers."""
 
     inputs: Sequence[Storage]
     stage: Storage | None
@@ -39,7 +47,13 @@ class InventoryWork:
 
     def prepare(self) -> None: ...
 
-    def __call__(self, found: FoundFile) -> InputFile:
+    def __call__(self, batch: Sequence[FoundFile]) -> list[InputFile]:
+        if len(batch) == 1 or all(storage.local for storage in self.inputs):
+            return [self.take(found) for found in batch]
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self.take, batch))
+
+    def take(self, found: FoundFile) -> InputFile:
         return take_inventory(
             found,
             source=self.inputs[found.uri_index],
@@ -62,12 +76,17 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
     fresh = [file for file in found if not _usable(earlier.get(file.name), file, stage)]
     work = _inventory_work(run, stage)
     taken = {file.name: _placed(earlier[file.name], file) for file in found if file.name in earlier}
+    shapes: dict[str, Shape] = {}
+    done = 0
     with Progress("inventory", len(fresh), unit="files", quiet=len(fresh) <= NAMED_FILES) as progress:
-        for done, (_, file) in enumerate(engine.map(work, fresh, describe=lambda f: f.name), 1):
-            taken[file.name] = file
-            progress.update(done, file.name)
-            if done <= NAMED_FILES:
-                log.info("%s: %d records, %s, shape %s", file.name, file.records, file.format, file.shape.kind)
+        for _, files in engine.map(work, _batches(fresh), describe=_names):
+            for file in files:
+                done += 1
+                # Many files are of one shape, and each came with its own copy of it.
+                taken[file.name] = replace(file, shape=shapes.setdefault(repr(file.shape), file.shape))
+                if done <= NAMED_FILES:
+                    log.info("%s: %d records, %s, shape %s", file.name, file.records, file.format, file.shape.kind)
+            progress.update(done, files[-1].name)
     files = [taken[file.name] for file in found]
     if known:
         _refuse_other_input(run, earlier, files)
@@ -76,8 +95,8 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
         raise InputError(
             f"--columns {pairs}: no file of the input has these columns; correct the names, or leave it out"
         )
-    shapes = Counter(file.shape.kind for file in files if file.records)
-    log.info("%d files; by shape: %s", len(files), ", ".join(f"{kind} {count}" for kind, count in shapes.most_common()))
+    kinds = Counter(file.shape.kind for file in files if file.records)
+    log.info("%d files; by shape: %s", len(files), ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
     empty = [file.name for file in files if file.records == 0]
     if empty:
         log.warning(
@@ -88,12 +107,30 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
     return files
 
 
+def _batches(files: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, ...]]:
+    """The files in their order: small ones several at a time, one of BATCH_BYTES and more alone."""
+    batch: list[FoundFile] = []
+    size = 0
+    for file in files:
+        if batch and (len(batch) == BATCH_FILES or size + file.size > BATCH_BYTES):
+            yield tuple(batch)
+            batch, size = [], 0
+        batch.append(file)
+        size += file.size
+    if batch:
+        yield tuple(batch)
+
+
+def _names(batch: Sequence[FoundFile]) -> str:
+    return batch[0].name + (f" and {len(batch) - 1} files more" if len(batch) > 1 else "")
+
+
 def confirm_unchanged(run: Run) -> None:
     """Raise DriftError unless the input is what a finished run read; a file whose mark has changed is read to know."""
     known = {file.name: file for file in stored_inventory(run.output)}
     work = _inventory_work(run, stage=None)
     now = {
-        found.name: _placed(known[found.name], found) if _unchanged(known.get(found.name), found) else work(found)
+        found.name: _placed(known[found.name], found) if _unchanged(known.get(found.name), found) else work.take(found)
         for found in _find(run)
     }
     _refuse_other_input(run, known, list(now.values()))
@@ -149,16 +186,20 @@ def _unchanged(known: InputFile | None, found: FoundFile) -> bool:
     return found.modified is not None and found.modified == known.modified
 
 
-def stored_inventory(output: Storage) -> list[InputFile]:
-    """What an output keeps of its run's inventory; empty where it keeps none.
+def stored_inventory(output: Storage, *, digest: str | None = None) -> list[InputFile]:
+    """What an output keeps of its run's inventory; empty where there is none.
+
+    digest: its SHA-256 if known; one of another digest is none.
 
     Raises StorageError where it is damaged.
     """
     if not output.exists(INVENTORY):
         return []
+    data = output.read(INVENTORY)
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        return []
     try:
-        # Not read_table: the threads it leaves behind abort the process at its end (pyarrow 26).
-        return from_arrow(pq.ParquetFile(pa.BufferReader(output.read(INVENTORY))).read(use_threads=False))
+        return from_parquet(data)
     except (ValueError, OSError) as error:
         raise StorageError(f"{output.uri(INVENTORY)}: damaged ({error}). Give another --output") from error
 

@@ -153,7 +153,7 @@ class VerifyWork:
                 yield f"row {index}: {problem}"
             else:
                 sound.append((row, messages))
-        counts = self.work.counter.count_batch([messages for _, messages in sound])
+        counts = self.work.counter.count_whole([messages for _, messages in sound])
         budget = self.work.settings.max_tokens
         for (row, _), count in zip(sound, counts, strict=True):
             if count != row["token_count"] or count > budget:
@@ -247,7 +247,7 @@ def verify(run: Run, engine: Engine, *, recompute: int = 0) -> Findings:
         )
         for spec in plan
     )
-    work = run.work(run.fingerprint(files))
+    work = run.work(run.fingerprint(plan))
     work.staged = False
     with Progress("verify", plan.tasks, unit="tasks") as progress:
         for done, (_, found) in enumerate(engine.map(VerifyWork(work=work), items, describe=str), 1):

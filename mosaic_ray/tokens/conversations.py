@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
-from mosaic_ray.tokens.cuts import NotProven, safe_cuts, stands_alone
+from mosaic_ray.tokens.cuts import NotProven, safe_cuts, stands_alone, steps
 from mosaic_ray.tokens.frame import Frame
 from mosaic_ray.tokens.pieces import PieceCounter
 
@@ -17,7 +17,7 @@ Parts = Sequence[str]
 
 
 class _Edge(NamedTuple):
-    """A fixed text that holds added tokens: what stands before the first, tokens up to the last, what follows it."""
+    """A fixed text that holds firm added tokens: the text before the first, tokens up to the last, the text behind."""
 
     left: str
     fixed: int
@@ -36,9 +36,9 @@ class ConversationCounter:
         cuts = safe_cuts(tokenizer)
         self.pieces = PieceCounter(_without_prefix(tokenizer) if cuts.prefix else tokenizer, cuts)
         self._frame = frame
-        self._trims = any(frame.trimmed)
+        self._trims_question, self._trims_answer = frame.trimmed
         self._tests = any(frame.tests)
-        self._added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        self._added = tokenizer.get_added_tokens_decoder()
         before, between, after = (self._edge(tokenizer, text) for text in (frame.before, frame.between, frame.after))
         prefix = cuts.prefix
         self._fixed = tokenizer.num_special_tokens_to_add(is_pair=False) if specials else 0
@@ -57,13 +57,14 @@ class ConversationCounter:
             self._last = after.left
 
     def count(self, question: Parts, answer: Parts) -> int | None:
-        """Tokens of the conversation, or None where only rendering it can tell.
-
-        Neither text is empty.
-        """
-        if self._trims:
-            question, answer = _trimmed(question), _trimmed(answer)
+        """Tokens of the conversation, or None where only rendering it can tell."""
         if self._tests and not self._frame.holds(("".join(question), "".join(answer))):
+            return None
+        if self._trims_question:
+            question = _trimmed(question)
+        if self._trims_answer:
+            answer = _trimmed(answer)
+        if not (any(question) and any(answer)):
             return None
         pieces = self.pieces
         total, open_ = pieces.join(self._fixed, self._open, question)
@@ -78,26 +79,47 @@ class ConversationCounter:
 
     def _edge(self, tokenizer: Tokenizer, text: str) -> _Edge | None:
         encoding = tokenizer.encode(text, add_special_tokens=False)
-        places = [place for place, number in enumerate(encoding.ids) if number in self._added]
-        if not places:
+        written = [text[start:end] for start, end in encoding.offsets]
+        # The model has some of them in its vocabulary too: [UNK] stands for a whole word.
+        places = [
+            place
+            for place, number in enumerate(encoding.ids)
+            if number in self._added and self._added[number].content == written[place]
+        ]
+        # Others, like the runs of line feeds of Gemma, are counted with the text that they stand in.
+        firm = [place for place in places if self._is_found(self._added[encoding.ids[place]], tokenizer)]
+        if self.pieces.prefix and places and (not firm or (places[0], places[-1]) != (firm[0], firm[-1])):
+            loose = next(written[place] for place in places if place not in firm)
+            raise NotProven(f"its chat template writes {loose!r}, which what stands around it can change")
+        if not firm:
             return None
-        first, last = places[0], places[-1]
-        for place in (first, last):
-            token = self._added[encoding.ids[place]]
-            if not stands_alone(token, self._added.values()):
-                raise NotProven(f"its chat template writes {token!r}, which other added tokens reach into")
+        first, last = firm[0], firm[-1]
         start, end = encoding.offsets[first][0], encoding.offsets[last][1]
         return _Edge(text[:start], last - first + 1, text[end:])
 
+    def _is_found(self, token: AddedToken, tokenizer: Tokenizer) -> bool:
+        """Whether an added token is found wherever it is written, whatever text stands around it."""
+        text = token.content
+        if not stands_alone(text, [other.content for other in self._added.values()]):
+            return False
+        if not token.normalized:
+            return True
+        # It is looked for in what the others leave.
+        ends = [text[start:] for start in range(1, len(text))]
+        sooner = [other.content for other in self._added.values() if not other.normalized]
+        return not list(steps(tokenizer.normalizer, "normalizers")) and not any(
+            other in text or any(map(other.startswith, ends)) for other in sooner
+        )
+
 
 def _trimmed(parts: Parts) -> Parts:
-    if parts[0][:1].isspace() or parts[-1][-1:].isspace() or not (parts[0] and parts[-1]):
+    if not parts or parts[0][:1].isspace() or parts[-1][-1:].isspace() or not (parts[0] and parts[-1]):
         return ("".join(parts).strip(),)
     return parts
 
 
 def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
     definition = json.loads(tokenizer.to_str())
-    steps = definition["normalizer"]["normalizers"]
-    definition["normalizer"]["normalizers"] = [step for step in steps if step["type"] != "Prepend"]
+    kept = [step for step in steps(tokenizer.normalizer, "normalizers") if step["type"] != "Prepend"]
+    definition["normalizer"] = {"type": "Sequence", "normalizers": kept}
     return Tokenizer.from_str(json.dumps(definition))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from datetime import date
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -18,7 +16,7 @@ from mosaic_ray.tokens.pieces import NotCountable
 from mosaic_ray.tokens.spec import TokenizerSpec
 from mosaic_ray.tokens.template import TEMPLATE_DATE, compile_template, first_line
 
-CHECK_EVERY: Final = 64
+CHECK_EVERY: Final = 256
 """Of this many conversations one is also counted by rendering and encoding the whole of it."""
 
 
@@ -55,12 +53,6 @@ class TokenCounter:
         """Begin a task: what is checked in it does not depend on the tasks before."""
         self._seen = 0
         self._by_pieces = None if whole or self.whole_because else self._proven
-
-    def on(self, today: date) -> TokenCounter:
-        """The same counter with a chat template that believes it is another day."""
-        other = copy.copy(self)
-        other._template = None if self.spec.chat_template is None else compile_template(self.spec.chat_template, today)
-        return other
 
     def render(self, messages: Sequence[Message | Woven]) -> str:
         """The text that is counted."""
@@ -114,9 +106,12 @@ class TokenCounter:
     def _count_by_pieces(self, messages: Sequence[Message | Woven]) -> int | None:
         if self._by_pieces is None or len(messages) != 2 or messages[0][0] == "system":
             return None
-        question, answer = (message.parts if isinstance(message, Woven) else (message.content,) for message in messages)
+        question, answer = messages
         try:
-            count = self._by_pieces.count(question, answer)
+            count = self._by_pieces.count(
+                question.parts if isinstance(question, Woven) else (question.content,),
+                answer.parts if isinstance(answer, Woven) else (answer.content,),
+            )
         except NotCountable:
             return None
         self._seen += 1

@@ -30,7 +30,6 @@ from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import BPE, WordPiece
 
 from mosaic_ray.tokens.patterns import (
-    GROUPS,
     IDEOGRAPH,
     KANA,
     LOWER,
@@ -40,6 +39,7 @@ from mosaic_ray.tokens.patterns import (
     SINGLES,
     SYMBOLS,
     TABLE,
+    TITLE,
     UNCASED,
     UPPER,
     Analysis,
@@ -68,8 +68,6 @@ _APART: Final = singles(lambda c: c.isprintable() and not c.isalnum() and c not 
 _JOINING: Final = [MARK, OTHER, _META]
 """What can become one character with the one before it, or what nothing is known of."""
 _TABLE: Final = np.frombuffer(TABLE, dtype=np.uint8)
-_RECTANGLES: Final = 4
-"""Most alternatives of the pattern that cuts: each costs time at every character of a text, and few find most cuts."""
 
 
 class NotProven(Exception):
@@ -90,40 +88,29 @@ class Cuts:
     def between(self, left: str, right: str) -> bool:
         return bool(self.safe[symbol(left), symbol(right)])
 
-    @cached_property
-    def no_cut(self) -> tuple[str, ...]:
-        """A space and the character before it, as text, where the space is no cut; of single characters."""
-        return tuple(f"{character} " for number, character in enumerate(SINGLES) if not self.safe[number, _SPACE])
+    def starts(self, text: str, also: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where the pieces of a text start: at every safe cut, and at these positions."""
+        numbers = symbols(text).astype(np.uint16)
+        cut = np.zeros(len(text) + 1, dtype=np.bool_)
+        cut[1:-1] = self._flat[numbers[:-1] * np.uint16(SYMBOLS) + numbers[1:]]
+        cut[also] = True
+        return np.flatnonzero(cut[:-1])
 
     @cached_property
-    def spaces(self) -> re.Pattern[str]:
-        """Matches every space that is a cut, if something stands before it."""
-        return re.compile(f" (?<!{_class(~self.safe[:, _SPACE])} )")
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """Matches, empty, at safe cuts: not at all of them, but at those of a few large families."""
-        left_to_find = self.safe.copy()
-        found: list[str] = []
-        rows: Matrix = np.array(sorted({tuple(row) for row in self.safe.tolist()}), dtype=np.bool_)
-        fitting: Matrix = np.asarray(~(rows[:, None, :] & ~self.safe[None, :, :]).any(axis=2))
-        while len(found) < _RECTANGLES:
-            gains = [int(left_to_find[fits][:, row].sum()) for row, fits in zip(rows, fitting, strict=True)]
-            best = int(np.argmax(gains))
-            if not gains[best]:
-                break
-            found.append(f"(?<={_class(fitting[best])})(?={_class(rows[best])})")
-            left_to_find[np.ix_(fitting[best], rows[best])] = False
-        return re.compile("|".join(found))
+    def _flat(self) -> npt.NDArray[np.bool_]:
+        return np.ascontiguousarray(self.safe).reshape(-1)
 
 
 def safe_cuts(tokenizer: Tokenizer) -> Cuts:
     """Derive the cuts of a tokenizer. Raises NotProven where none can be proven at spaces, and says why."""
-    normalizers = list(_steps(tokenizer.normalizer, "normalizers"))
-    splitters = list(_steps(tokenizer.pre_tokenizer, "pretokenizers"))
+    normalizers = list(steps(tokenizer.normalizer, "normalizers"))
+    splitters = list(steps(tokenizer.pre_tokenizer, "pretokenizers"))
     kinds = [step["type"] for step in (*normalizers, *splitters)]
     added = list(tokenizer.get_added_tokens_decoder().values())
+    later = [token.content for token in added if token.normalized]
     _refuse_greedy(added)
+    if getattr(tokenizer.model, "dropout", None):
+        raise NotProven("its model drops merges at random")
     prefix = ""
     if kinds[:1] == ["BertNormalizer"] and kinds[1:] == ["BertPreTokenizer"]:
         safe = _bert(tokenizer, normalizers[0])
@@ -131,19 +118,21 @@ def safe_cuts(tokenizer: Tokenizer) -> Cuts:
         safe, prefix = _sentencepiece(tokenizer, normalizers, splitters)
     elif all(step["type"] == "NFC" for step in normalizers):
         safe = _expressions(splitters)
-        if normalizers:
-            safe[:, _JOINING] = False
     else:
         raise NotProven(f"its normalizer is of a kind that is not known: {_listed(normalizers)}")
+    if later and (prefix or kinds[:1] == ["BertNormalizer"]):
+        raise NotProven(f"its added token {later[0]!r} is looked for in the normalised text")
     safe &= ~_neighbours(_spellings(added, tokenizer))
+    if kinds[:1] == ["NFC"]:
+        safe = _composed(safe)
     safe[:, _JOINING] = False
     if not safe[symbol("a"), _SPACE]:
         raise NotProven("a token of its vocabulary can reach across a space between words")
     return Cuts(safe, prefix)
 
 
-def _steps(component: Any, inside: str) -> Iterable[Mapping[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, as their definition has them."""
+def steps(component: Any, inside: str) -> Iterable[Mapping[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, as their definition has them, sequences taken apart."""
     if component is None:
         return
     stack = [json.loads(component.__getstate__())]
@@ -178,6 +167,8 @@ def _expressions(splitters: Sequence[Mapping[str, Any]]) -> Matrix:
     """Of pre-tokenizers that split by expressions, one after the other."""
     held = np.zeros((SYMBOLS, SYMBOLS), dtype=np.bool_)
     ended = np.zeros_like(held)
+    if any(step["type"] == "ByteLevel" for step in splitters[:-1]):
+        raise NotProven("its pre-tokenizer splits again after it has put other characters for bytes")
     for step in splitters:
         expression = _expression(step)
         if expression is None:
@@ -192,6 +183,24 @@ def _expressions(splitters: Sequence[Mapping[str, Any]]) -> Matrix:
         # A character that is always in a match ends one here or begins one here.
         ended |= ~pairs & (taken[:, None] | taken[None, :])
     return ~held & ended
+
+
+def _composed(safe: Matrix) -> Matrix:
+    """What is safe if it is so for all that NFC can make of the characters on either side.
+
+    A mark or a rare character can end up as a letter, or as one of the three of ASCII that have a double. A letter can
+    become another one by the marks behind it, and a sign of comparison one that is struck through.
+    """
+    safe = safe.copy()
+    doubles = [symbol(character) for character in "K;`"]
+    safe[[MARK, OTHER]] &= safe[[*_LETTERS, TITLE, MARK, OTHER, *doubles]].all(axis=0)
+    safe[:, UPPER] &= safe[:, TITLE]
+    for number, character in enumerate(SINGLES):
+        if character.isascii() and character.isalpha():
+            safe[:, number] &= safe[:, LOWER if character.islower() else UPPER]
+        elif character in "<=>":
+            safe[:, number] &= safe[:, OTHER]
+    return safe
 
 
 def _expression(step: Mapping[str, Any]) -> str | None:
@@ -223,10 +232,12 @@ def _sentencepiece(
     if not replaced or any(step["type"] != "Split" or step["pattern"] != {"String": " "} for step in splitters):
         raise NotProven(f"its pre-tokenizer is of a kind that is not known: {_listed(splitters)}")
     model = tokenizer.model
-    if not isinstance(model, BPE) or model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix:
+    if not isinstance(model, BPE) or model.continuing_subword_prefix or model.end_of_word_suffix:
         raise NotProven("its model is not plain BPE")
+    if model.ignore_merges:
+        raise NotProven("its model takes a text that is an entry of the vocabulary as it is, whatever its merges")
     vocabulary = list(tokenizer.get_vocab(with_added_tokens=False))
-    bytes_ = [entry for entry in vocabulary if _BYTE_TOKEN.match(entry)]
+    bytes_ = [entry for entry in vocabulary if _BYTE_TOKEN.search(entry)]
     if not (model.byte_fallback and len(bytes_) == 256 and all(map(_BYTE_TOKEN.fullmatch, bytes_))):
         raise NotProven("its model has no token for each byte, so unknown characters melt together")
     held = _neighbours(vocabulary)
@@ -245,23 +256,30 @@ def _bert(tokenizer: Tokenizer, normalizer: Mapping[str, Any]) -> Matrix:
 
 
 def _spellings(added: Sequence[AddedToken], tokenizer: Tokenizer) -> list[str]:
-    """Added tokens as a text may spell them; those looked for after normalising also as they come out, in any case."""
+    """Added tokens as a text may spell them; those looked for after normalising also as they come out."""
     texts = [token.content for token in added]
     later = [token.content for token in added if token.normalized]
-    if later and tokenizer.normalizer is not None:
+    if later and any(True for _ in steps(tokenizer.normalizer, "normalizers")):
         texts += [tokenizer.normalizer.normalize_str(text) for text in later]
-        texts += [text.upper() for text in texts] + [text.lower() for text in texts]
+        texts += [text.replace(META_SPACE, " ") for text in texts]
     return texts
 
 
 def _neighbours(texts: Iterable[str]) -> Matrix:
     """Which symbols stand next to each other anywhere in the texts."""
-    codes = np.frombuffer("\0".join(texts).encode("utf-32-le"), dtype=np.uint32)
-    numbers = np.where(codes < len(TABLE), _TABLE[np.minimum(codes, len(TABLE) - 1)], OTHER).astype(np.int32)
+    numbers = symbols("\0".join(texts)).astype(np.int32)
     found = np.zeros((SYMBOLS, SYMBOLS), dtype=np.bool_)
     found.reshape(-1)[np.bincount(numbers[:-1] * SYMBOLS + numbers[1:], minlength=SYMBOLS**2) > 0] = True
     found[0, :] = found[:, 0] = True  # NUL stands between the texts
     return found
+
+
+def symbols(text: str) -> npt.NDArray[np.uint8]:
+    """The symbol of each character."""
+    if text.isascii():
+        return _TABLE[np.frombuffer(text.encode(), dtype=np.uint8)]
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    return np.where(codes < len(TABLE), _TABLE[np.minimum(codes, len(TABLE) - 1)], np.uint8(OTHER))
 
 
 def _matrix(found: Analysis) -> Matrix:
@@ -270,25 +288,6 @@ def _matrix(found: Analysis) -> Matrix:
 
 def _bits(symbols: int) -> npt.NDArray[np.bool_]:
     return np.array([symbols >> number & 1 for number in range(SYMBOLS)], dtype=np.bool_)
-
-
-def _class(chosen: npt.NDArray[np.bool_]) -> str:
-    """A class of Python's ``re`` that matches these symbols."""
-    named = chosen if not chosen[OTHER] else ~chosen
-    texts = [re.escape(character) for number, character in enumerate(SINGLES) if named[number]]
-    for number, group in enumerate(GROUPS, len(SINGLES)):
-        if named[number]:
-            for first, last in group.ranges:
-                texts += [f"{chr(a)}-{chr(b)}" for a, b in _runs(number, first, last)]
-    return f"[{'^' if chosen[OTHER] else ''}{''.join(texts)}]"
-
-
-def _runs(number: int, first: int, last: int) -> Iterable[tuple[int, int]]:
-    """Stretches of code points of one symbol."""
-    codes = first + np.flatnonzero(_TABLE[first : last + 1] == number)
-    for run in np.split(codes, np.flatnonzero(np.diff(codes) > 1) + 1):
-        if len(run):
-            yield int(run[0]), int(run[-1])
 
 
 def _listed(steps: Sequence[Mapping[str, Any]]) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn, cast
 
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 from mosaic_ray.tokens.cuts import NotProven
 from mosaic_ray.tokens.template import TEMPLATE_DATE, compile_template, prepared, variables
@@ -26,8 +27,6 @@ _HARMLESS: Final = frozenset(
         "defined",
         "undefined",
         "mapping",
-        "iterable",
-        "sequence",
         "boolean",
         "true",
         "false",
@@ -67,6 +66,20 @@ class Frame:
         return self.before + first + self.between + second + self.after
 
 
+class _MembershipTested(NodeTransformer):
+    """``a in b`` as the test ``a is in(b)``: what a plain string is asked for leaves no trace in what it is asked."""
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+        self.generic_visit(node)
+        if all(operand.op not in ("in", "notin") for operand in node.ops):
+            return node
+        if len(node.ops) > 1:
+            raise NotProven("its chat template compares in a chain")
+        (operand,) = node.ops
+        test = nodes.Test(node.expr, "in", [operand.expr], [], None, None, lineno=node.lineno)
+        return nodes.Not(test, lineno=node.lineno) if operand.op == "notin" else test
+
+
 def frame_of(template: str | None, special_tokens: Mapping[str, str]) -> Frame:
     """The frame of a chat template, or of plain text. Raises NotProven where the template does more than that."""
     if template is None:
@@ -81,7 +94,8 @@ def frame_of(template: str | None, special_tokens: Mapping[str, str]) -> Frame:
     texts = (_Marked(0), _Marked(1))
     conversation = [{"role": "user", "content": texts[0]}, {"role": "assistant", "content": texts[1]}]
     try:
-        rendered = environment.from_string(template).render(**variables(conversation, special_tokens))
+        shown = environment.from_string(_MembershipTested().visit(tree))
+        rendered = shown.render(**variables(conversation, special_tokens))
     except Exception as error:
         raise NotProven(f"its chat template does more with texts than to show them: {error}") from error
     frame = _taken_apart(rendered, texts)
@@ -147,11 +161,11 @@ class _Marked(str):
         return False
 
     def __contains__(self, other: object) -> bool:
-        wanted = str(other)
+        wanted = _unmarked(other)
         return self.noted(lambda text: wanted in text)
 
     def __eq__(self, other: object) -> bool:
-        wanted = str(other)
+        wanted = _unmarked(other)
         return self.noted(lambda text: text == wanted)
 
     def __ne__(self, other: object) -> bool:
@@ -169,6 +183,19 @@ class _Marked(str):
 
     __hash__ = __len__ = __iter__ = __getitem__ = __mod__ = __mul__ = _looked_into
     __lt__ = __le__ = __gt__ = __ge__ = _looked_into
+
+
+def _refused(name: str) -> Callable[..., NoReturn]:
+    def method(*_: object, **__: object) -> NoReturn:
+        _refuse(f"it calls {name}")
+
+    method.__name__ = name
+    return method
+
+
+for _name in set(dir(str)) - {"strip", "startswith", "endswith"}:
+    if not _name.startswith("_"):
+        setattr(_Marked, _name, _refused(_name))
 
 
 class _Sum(_Marked):
@@ -199,21 +226,22 @@ class _Watching(ImmutableSandboxedEnvironment):
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if not (_marked(left) or _marked(right)):
-            return super().call_binop(context, operator, left, right)
+            return _seen_through(super().call_binop(context, operator, left, right))
         if operator != "+" or not (isinstance(left, str) and isinstance(right, str)):
             _refuse(f"it calculates with one ({operator})")
         return _Sum(str.__add__(left, right))
 
     def call(self, context: Any, called: Any, *args: Any, **options: Any) -> Any:
         owner = getattr(called, "__self__", None)
-        if isinstance(owner, str) and any(map(_marked, (owner, *args))):
+        if isinstance(owner, str) and any(map(_marked, (owner, *args, *options.values()))):
             name = called.__name__
             if name == "strip" and isinstance(owner, _Marked) and not args:
                 return owner.stripped()
             if name in ("startswith", "endswith") and isinstance(owner, _Marked) and len(args) == 1:
-                return owner.noted(lambda text: bool(getattr(text, name)(args[0])))
+                wanted = _unmarked(args[0])
+                return owner.noted(lambda text: bool(getattr(text, name)(wanted)))
             _refuse(f"it calls {name}")
-        return super().call(context, called, *args, **options)
+        return _seen_through(super().call(context, called, *args, **options))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if _marked(obj):
@@ -227,17 +255,18 @@ class _Watching(ImmutableSandboxedEnvironment):
                 return given[0].stripped()
             if given and name not in ("string", "safe", "default", "d"):
                 _refuse(f"it applies the filter {name}")
-            result = function(*args, **options)
-            if _marked(result) and not isinstance(result, _Marked):
-                _refuse(f"it applies the filter {name}")
-            return result
+            return _seen_through(function(*args, **options))
 
         return _like(function, watched)
 
     def _watched_test(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **options: Any) -> Any:
-            if name not in _HARMLESS and any(map(_marked, args)):
+            if name in ("iterable", "sequence") and _marked(args[0]):
+                return True
+            if name not in _HARMLESS and name != "in" and any(map(_marked, args)):
                 _refuse(f"it applies the test {name}")
+            if name == "in" and _marked(args[0]) and isinstance(args[1], str):
+                _refuse("it looks for one in another text")
             return function(*args, **options)
 
         return _like(function, watched)
@@ -252,6 +281,19 @@ def _like(function: Callable[..., Any], wrapper: Callable[..., Any]) -> Callable
 
 def _marked(value: Any) -> bool:
     return isinstance(value, str) and str.__contains__(value, _MARK)
+
+
+def _unmarked(value: Any) -> Any:
+    if any(map(_marked, value if isinstance(value, tuple) else (value,))):
+        _refuse("it compares one with another")
+    return value if isinstance(value, (str, tuple)) else str(value)
+
+
+def _seen_through(value: Any) -> Any:
+    """A value that was made of others: if one of them is marked, it is so as a whole."""
+    if _marked(value) and not isinstance(value, _Marked):
+        _refuse("it makes another text of one")
+    return value
 
 
 def _hidden_concatenation(tree: nodes.Node) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 META_SPACE: Final = "▁"
@@ -34,7 +34,7 @@ class Group(NamedTuple):
     ranges: tuple[tuple[int, int], ...]
 
 
-_CASED: Final = ((0xC0, 0x24F), (0x370, 0x3FF), (0x400, 0x52F))
+_CASED: Final = ((0xC0, 0x24F), (0x370, 0x3FF), (0x400, 0x52F), (0x1E00, 0x1FFF))
 GROUPS: Final = (
     Group(frozenset({"Ll"}), _CASED),
     Group(frozenset({"Lu"}), _CASED),
@@ -47,10 +47,11 @@ GROUPS: Final = (
     Group(frozenset({"Mn", "Mc"}), (
         (0x300, 0x36F), (0x64B, 0x65F), (0x900, 0x903), (0x93A, 0x94F), (0x981, 0x983), (0x9BC, 0x9CD), (0xE31, 0xE4E),
     )),
+    Group(frozenset({"Lt"}), ((0x1F88, 0x1FFC),)),
 )  # fmt: skip
-"""Letters in lower and in upper case; letters without case; kana; ideographs; combining marks."""
+"""Letters in lower and in upper case; letters without case; kana; ideographs; combining marks; Greek title case."""
 
-LOWER, UPPER, UNCASED, KANA, IDEOGRAPH, MARK = range(len(SINGLES), len(SINGLES) + len(GROUPS))
+LOWER, UPPER, UNCASED, KANA, IDEOGRAPH, MARK, TITLE = range(len(SINGLES), len(SINGLES) + len(GROUPS))
 OTHER: Final = len(SINGLES) + len(GROUPS)
 """The symbol of all other characters. What is said of it holds for none of them in particular."""
 SYMBOLS: Final = OTHER + 1
@@ -235,7 +236,7 @@ def _foreseen(alternative: _Node, earlier: list[_Node]) -> int:
     if alternative.shape is not None and len(alternative.shape) == 1:
         run = alternative.shape[0][0]
         for node in earlier:
-            if node.shape is not None and len(node.shape) == 2:
+            if node.shape is not None and len(node.shape) == 2 and not node.looks:
                 (before, may_be_empty), (end, _) = node.shape
                 if may_be_empty and before.text == run.text:
                     found |= end.must
@@ -243,7 +244,7 @@ def _foreseen(alternative: _Node, earlier: list[_Node]) -> int:
 
 
 _CATEGORY: Final = re.compile(r"[LMNPSZC][a-z]?")
-_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b", "0": "\0"}
+_ESCAPED: Final = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v", "a": "\a", "e": "\x1b"}
 _SPACES: Final = frozenset("\t\n\v\f\r ")
 
 
@@ -267,13 +268,17 @@ class _Parser:
         return node
 
     def _quantified(self, node: _Node) -> _Node:
-        match = re.match(r"(?:([*+?])|\{(\d+)(,?)(\d*)\})[?+]?", self.rest)
+        match = re.match(r"(?:([*+?])([?+]?)|\{(\d+)(,?)(\d*)\})", self.rest)
         if match is None:
             return node
         self.rest = self.rest[match.end() :]
-        sign, least, comma, most = match.groups()
+        sign, greed, least, comma, most = match.groups()
         if sign:
-            return _repeated(node, int(sign == "+"), 1 if sign == "?" else None)
+            found = _repeated(node, int(sign == "+"), 1 if sign == "?" else None)
+            return replace(found, shape=None) if greed == "+" else found
+        if self.rest[:1] in ("?", "+") or (most and int(most) < int(least)):
+            # Oniguruma means other things by these than most dialects do: "a{1}+" is "(?:a{1})+".
+            raise UnknownPattern(f"{match[0] + self.rest[:1]!r}")
         return _repeated(node, int(least), int(most) if most else None if comma else int(least))
 
     def _atom(self) -> _Node:
@@ -291,9 +296,12 @@ class _Parser:
         if self._takes("("):
             return self._group(self._any_case)
         if self._takes("["):
-            return _of_set(self._class())
+            written = self.rest
+            found = self._class()
+            written = written[: len(written) - len(self.rest)]
+            return _of_set(replace(found, text=f"{'(?i)' * self._any_case}[{written}"))
         if self._takes("."):
-            return _of_set(_Set(_ALL & ~(1 << symbol("\n")), 0, "."))
+            return _of_set(_Set(_ALL & ~(1 << symbol("\n")), 0, "any"))
         if self.rest[0] in "^$*+?{":
             raise UnknownPattern(f"{self.rest[0]!r}")
         return _of_set(self._character())
@@ -308,6 +316,8 @@ class _Parser:
 
     def _class(self) -> _Set:
         inverted = self._takes("^")
+        if self.rest.startswith("]"):
+            raise UnknownPattern("a class that begins with a bracket")
         found = _Set(0, 0, "")
         while not self._takes("]"):
             if not self.rest or self.rest[0] == "[" or self.rest.startswith("&&"):
@@ -325,7 +335,7 @@ class _Parser:
         return found.inverted() if inverted else found
 
     def _range(self, start: str, end: str) -> _Set:
-        if self._any_case and (start.isalpha() or end.isalpha()):
+        if self._any_case and end > "@":
             raise UnknownPattern("a range of letters in any case")
         may = must = singles(lambda character: start <= character <= end)
         low, high = ord(start), ord(end)
@@ -361,6 +371,8 @@ class _Parser:
         match = re.match(r"\{(\^?)([^}]*)\}", self.rest)
         if match is None or not _CATEGORY.fullmatch(match[2]):
             raise UnknownPattern(f"'\\p{self.rest[:12]}'")
+        if self._any_case:
+            raise UnknownPattern("a property in any case")
         self.rest = self.rest[match.end() :]
         name = match[2]
         may = must = singles(lambda c: unicodedata.category(c).startswith(name))
@@ -375,8 +387,10 @@ class _Parser:
         exact = 1 << number if number < len(SINGLES) else 0
         if not self._any_case or not character.isalpha():
             return _Set(1 << number, exact, character)
+        if not character.isascii():
+            raise UnknownPattern(f"{character!r} in any case, which can mean several characters")
         cases = singles(lambda c: c.lower() == character.lower() or c.upper() == character.upper())
-        return _Set(cases | 1 << number | 1 << LOWER | 1 << UPPER | 1 << OTHER, exact, character)
+        return _Set(cases | 1 << number | 1 << LOWER | 1 << UPPER | 1 << OTHER, exact, f"(?i){character}")
 
     def _takes(self, text: str) -> bool:
         if not self.rest.startswith(text):

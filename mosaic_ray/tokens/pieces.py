@@ -1,27 +1,32 @@
 """Counting the tokens of texts piece by piece, each piece only once.
 
-Texts are cut where :mod:`.cuts` has proven that it changes no token, and the counts of the pieces are kept. Most of a
-text is words that were seen before: cutting at spaces and looking words up takes a few hundredths of a microsecond a
-word. A word that is new is cut further, and only what is still unknown is given to the tokenizer, many pieces at once.
+Texts are cut wherever :mod:`.cuts` has proven that it changes no token. All texts of a batch are cut at once, as one
+array of characters; pieces that are equal are found by Arrow; and only pieces that were never seen before are given to
+the tokenizer, many at a time. There is no Python object for a piece that has been seen in the same batch.
 
-A text that is put together from others is counted by its *seams*: of each text the stretch before its first cut and
-the one after its last, and the count of all between. Where two texts meet only these are looked at again.
+A text that is put together from others is counted by its *seams*: of each text the piece before its first cut and the
+one after its last, and the count of all between. Where two texts meet only these are looked at again.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from mosaic_ray.tokens.cuts import Cuts, stands_alone
 
-MEMO_ENTRIES: Final = 1 << 20
-"""Pieces whose counts are kept, of each of two kinds; about 130 bytes each. A full memo is emptied."""
+Numbers = npt.NDArray[np.int64]
+
+KNOWN_ENTRIES: Final = 1 << 20
+"""Pieces whose counts are kept; about 130 bytes each. A full memo is emptied."""
 
 SEAM_ENTRIES: Final = 1 << 16
 """Texts whose seams are kept; a full memo is emptied."""
@@ -31,6 +36,10 @@ LONGEST_KEPT: Final = 64
 
 ENCODED_AT_ONCE: Final = 256
 """Pieces given to the tokenizer as one text."""
+
+
+class NotCountable(Exception):
+    """A piece holds an added token, behind which the normalizer would put its prefix again."""
 
 
 class Seams(NamedTuple):
@@ -46,33 +55,149 @@ class Seams(NamedTuple):
     tail: str | None
 
 
-class NotCountable(Exception):
-    """A stretch of text holds an added token, behind which the normalizer would put its prefix again."""
+class PieceCounter:
+    """Tokens of texts.
 
+    tokenizer: without what its normalizer puts before each stretch between added tokens; that is ``cuts.prefix``, put
+        there by this class. Its methods raise NotCountable where there is such a prefix and a text holds an added
+        token.
+    """
 
-class _Words(dict[str, int]):
-    """Tokens of a space and the word behind it. A word that is not there counts nothing for now, and is noted."""
-
-    def __init__(self) -> None:
-        self.unknown: list[str] = []
-
-    def __missing__(self, word: str) -> int:
-        self.unknown.append(word)
-        return 0
-
-
-class _Junctions(dict[str, bool]):
-    """Whether a text may be cut between two characters, by both of them."""
-
-    def __init__(self, cuts: Cuts) -> None:
+    def __init__(self, tokenizer: Tokenizer, cuts: Cuts) -> None:
+        self.prefix = cuts.prefix
+        self._tokenizer = tokenizer
         self._cuts = cuts
+        self._known = _Known(self._learn)
+        self._junctions = _Junctions(cuts)
+        self._seams = _KnownSeams(self._seam)
+        added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
+        marks = ((n, token) for n, token in added.items() if token.strip() and stands_alone(token, added.values()))
+        self._mark_id: int
+        self._mark: str | None
+        self._mark_id, self._mark = next(marks, (-1, None))
+        self._breaks = re.compile("|".join(map(re.escape, added.values()))) if cuts.prefix and added else None
 
-    def __missing__(self, pair: str) -> bool:
-        self[pair] = self._cuts.between(pair[0], pair[1])
-        return self[pair]
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """Of texts that stand by themselves."""
+        prefix = self.prefix
+        counts, bounds, _ = self._cut([prefix + text if text else "" for text in texts])
+        before = np.concatenate([[0], np.cumsum(counts)])
+        found: list[int] = np.diff(before[bounds]).tolist()
+        return found
+
+    def seams(self, texts: Sequence[str]) -> None:
+        """Make the seams of texts, kept for :meth:`join`; many texts at once are faster than one by one."""
+        known = self._seams
+        fresh = [text for text in dict.fromkeys(texts) if text and text not in known]
+        if len(known) + len(fresh) > SEAM_ENTRIES:
+            known.clear()
+        # Characters of ASCII are bytes; one other in a batch would make all of them four times as wide.
+        for some in ([t for t in fresh if t.isascii()], [t for t in fresh if not t.isascii()]):
+            if some:
+                known.update(self._seams_of(some))
+
+    def _seams_of(self, fresh: Sequence[str]) -> Iterator[tuple[str, Seams]]:
+        counts, bounds, starts = self._cut(fresh)
+        before = np.concatenate([[0], np.cumsum(counts)])
+        first, last = bounds[:-1], bounds[1:] - 1
+        inside = (before[last] - before[np.minimum(first + 1, last)]).tolist()
+        begin = starts[first]
+        head_end, tail_start = (starts[np.minimum(first + 1, last)] - begin).tolist(), (starts[last] - begin).tolist()
+        solid = (first == last).tolist()
+        for text, alone, middle, end, start in zip(fresh, solid, inside, head_end, tail_start, strict=True):
+            yield text, Seams(text, 0, None) if alone else Seams(text[:end], middle, text[start:])
+
+    def join(self, total: int, open_: str, parts: Iterable[str]) -> tuple[int, str]:
+        """Go on counting a text that is put together from parts.
+
+        total, open_: tokens so far, and the end of the text that is not counted yet; the same is returned.
+        """
+        seams, known, junctions = self._seams, self._known, self._junctions
+        for part in parts:
+            head, inside, tail = seams[part]
+            if not (open_ and head):
+                open_ += head
+            elif junctions[open_[-1] + head[0]]:
+                total += known[open_]
+                open_ = head
+            else:
+                open_ += head
+            if tail is not None:
+                total += known[open_] + inside
+                open_ = tail
+        return total, open_
+
+    def end(self, total: int, open_: str) -> int:
+        """The count of a text that has come to its end."""
+        return total + self._known[open_] if open_ else total
+
+    def _seam(self, text: str) -> Seams:
+        """Of one text by itself."""
+        pieces = self._pieces(text)
+        inside = sum([self._known[piece] for piece in pieces[1:-1]])
+        return Seams(pieces[0], inside, pieces[-1]) if len(pieces) > 1 else Seams(text, 0, None)
+
+    def _cut(self, texts: Sequence[str]) -> tuple[Numbers, Numbers, Numbers]:
+        """The counts of all pieces of all texts; the number of the first piece of each text, and of the end; and where
+        each piece starts, in characters of all texts together."""
+        joined = "".join(texts)
+        ends = np.cumsum([0, *map(len, texts)])
+        starts = self._cuts.starts(joined, ends[:-1])
+        data = joined.encode()
+        at = starts if len(data) == len(joined) else _byte_offsets(joined)[starts]
+        offsets = np.append(at, len(data)).astype(np.int64)
+        pieces = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(data))
+        distinct = pc.dictionary_encode(pieces)
+        counts = np.array(self._counts(distinct.dictionary.to_pylist()), dtype=np.int64)
+        return counts[distinct.indices.to_numpy()], np.searchsorted(starts, ends), starts
+
+    def _counts(self, pieces: Sequence[str]) -> list[int]:
+        """Of distinct pieces: what is not known is counted by the tokenizer, all in one go."""
+        known = self._known
+        found = list(map(known.get, pieces))
+        if None not in found:
+            return found  # type: ignore[return-value]
+        fresh = [piece for piece, count in zip(pieces, found, strict=True) if count is None]
+        counted = dict(zip(fresh, self._encoded(fresh), strict=True))
+        if len(known) + len(fresh) > KNOWN_ENTRIES:
+            known.clear()
+        known.update(counted if max(map(len, fresh)) <= LONGEST_KEPT else _short(counted))
+        return [counted[piece] if count is None else count for piece, count in zip(pieces, found, strict=True)]
+
+    def _learn(self, text: str) -> int:
+        """Of one stretch of text that is not known yet."""
+        pieces = self._pieces(text)
+        count = self._counts([text])[0] if len(pieces) == 1 else sum([self._known[piece] for piece in pieces])
+        if len(text) <= LONGEST_KEPT:
+            self._known[text] = count
+        return count
+
+    def _pieces(self, text: str) -> list[str]:
+        """One text, cut: character by character, which is faster than arrays for a few words."""
+        if len(text) > LONGEST_KEPT:
+            starts = self._cuts.starts(text, np.zeros(1, dtype=np.int64)).tolist()
+        else:
+            junctions = self._junctions
+            starts = [0, *(i for i in range(1, len(text)) if junctions[text[i - 1 : i + 1]])]
+        return [text[start:end] for start, end in pairwise([*starts, len(text)])]
+
+    def _encoded(self, pieces: Sequence[str]) -> list[int]:
+        """By the tokenizer itself: many pieces as one text, with a token between them that holds them apart."""
+        if self._breaks is not None and any(map(self._breaks.search, pieces)):
+            raise NotCountable
+        mark = self._mark
+        if len(pieces) < 2 or mark is None or any(mark in piece for piece in pieces):
+            return [len(found) for found in self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)]
+        groups = [pieces[start : start + ENCODED_AT_ONCE] for start in range(0, len(pieces), ENCODED_AT_ONCE)]
+        texts = [mark.join(group) + mark for group in groups]
+        counts: list[int] = []
+        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+            ends = np.flatnonzero(np.array(encoding.ids, dtype=np.int64) == self._mark_id)
+            counts += (np.diff(ends, prepend=-1) - 1).tolist()
+        return counts
 
 
-class _Stretches(dict[str, int]):
+class _Known(dict[str, int]):
     """Tokens of stretches of text, each standing by itself."""
 
     def __init__(self, learn: Callable[[str], int]) -> None:
@@ -82,168 +207,38 @@ class _Stretches(dict[str, int]):
         return self._learn(text)
 
 
-class PieceCounter:
-    """Tokens of texts.
+class _KnownSeams(dict[str, Seams]):
+    """The seams of texts."""
 
-    tokenizer: without what its normalizer puts before each stretch between added tokens; that is ``cuts.prefix``, put
-        there by this class. Raises NotCountable where there is such a prefix and a text holds an added token.
-    """
+    def __init__(self, make: Callable[[str], Seams]) -> None:
+        self._make = make
 
-    def __init__(self, tokenizer: Tokenizer, cuts: Cuts) -> None:
-        self.prefix = cuts.prefix
-        self._tokenizer = tokenizer
-        added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
-        marks = ((n, token) for n, token in added.items() if token.strip() and stands_alone(token, added.values()))
-        self._mark_id: int
-        self._mark: str | None
-        self._mark_id, self._mark = next(marks, (-1, None))
-        self._breaks = re.compile("|".join(map(re.escape, added.values()))) if cuts.prefix and added else None
-        self._no_cut = cuts.no_cut
-        self._cut_at_spaces = cuts.spaces.split
-        self._cut = cuts.pattern.split
-        self._words = _Words()
-        self._stretches = _Stretches(self._learn)
-        self._too_long: list[str] = []
-        self._junctions = _Junctions(cuts)
-        self._seams: dict[str, Seams] = {}
+    def __missing__(self, text: str) -> Seams:
+        if len(self) >= SEAM_ENTRIES:
+            self.clear()
+        self[text] = self._make(text)
+        return self[text]
 
-    def count(self, texts: Sequence[str]) -> list[int]:
-        """Of texts that stand by themselves."""
-        prefix, word, unknown = self.prefix, self._words.__getitem__, self._words.unknown
-        starts, counts, noted = [], [], []
-        for number, text in enumerate(texts):
-            ends = self._split(text)
-            starts.append(prefix + ends.pop(0) if text else ends.pop())
-            before = len(unknown)
-            counts.append(sum(map(word, ends)))
-            if len(unknown) > before:
-                noted.append((number, before, len(unknown)))
-        for number, missing in self._learn_words(noted):
-            counts[number] += missing
-        self._learn_pieces([self._cut(start) for start in set(starts) if start not in self._stretches])
-        return [count + self._stretches[start] for count, start in zip(counts, starts, strict=True)]
 
-    def joined(self, parts: Iterable[str]) -> int:
-        """Of the text that parts make when they are put together, without ever putting them together."""
-        total, open_ = self.join(0, self.prefix, parts)
-        return 0 if open_ == self.prefix and not total else total + self._stretches[open_]
+class _Junctions(dict[str, bool]):
+    """Whether a text may be cut between two characters, by both of them."""
 
-    def join(self, total: int, open_: str, parts: Iterable[str]) -> tuple[int, str]:
-        """Go on counting a text: ``total`` tokens so far, and an open end that is not counted yet."""
-        known, stretches, junctions = self._seams, self._stretches, self._junctions
-        for part in parts:
-            if not part:
-                continue
-            head, inside, tail = known.get(part) or self.seams([part])[0]
-            if not open_:
-                open_ = head
-            elif junctions[open_[-1] + head[0]]:
-                total += stretches[open_]
-                open_ = head
-            else:
-                open_ += head
-            if tail is not None:
-                total += stretches[open_] + inside
-                open_ = tail
-        return total, open_
+    def __init__(self, cuts: Cuts) -> None:
+        self._cuts = cuts
 
-    def end(self, total: int, open_: str) -> int:
-        """The count of a text that has come to its end."""
-        return total + self._stretches[open_] if open_ else total
+    def __missing__(self, pair: str) -> bool:
+        if len(self) >= KNOWN_ENTRIES:
+            self.clear()
+        self[pair] = self._cuts.between(pair[0], pair[1])
+        return self[pair]
 
-    def seams(self, texts: Sequence[str]) -> list[Seams]:
-        """The seams of texts, kept for :meth:`join`; many texts at once are faster than one by one."""
-        known = self._seams
-        fresh = [text for text in set(texts) if text not in known]
-        if fresh:
-            if len(known) + len(fresh) > SEAM_ENTRIES:
-                known.clear()
-                fresh = list(set(texts))
-            known.update(zip(fresh, self._make_seams(fresh), strict=True))
-        return [known[text] for text in texts]
 
-    def _make_seams(self, texts: Sequence[str]) -> list[Seams]:
-        word, unknown = self._words.__getitem__, self._words.unknown
-        inside, outside, noted = [], [], []
-        for number, text in enumerate(texts):
-            ends = self._split(text)
-            before = len(unknown)
-            inside.append(sum(map(word, ends[1:-1])))
-            if len(unknown) > before:
-                noted.append((number, before, len(unknown)))
-            outside.append((self._cut(ends[0]), self._cut(" " + ends[-1]) if len(ends) > 1 else []))
-        for number, missing in self._learn_words(noted):
-            inside[number] += missing
-        self._learn_pieces(chain.from_iterable(outside))
-        return [self._seam(first, count, last) for (first, last), count in zip(outside, inside, strict=True)]
+def _short(counted: dict[str, int]) -> dict[str, int]:
+    return {text: count for text, count in counted.items() if len(text) <= LONGEST_KEPT}
 
-    def _seam(self, first: list[str], inside: int, last: list[str]) -> Seams:
-        middle = first[1:] + last[:-1] if last else first[1:-1]
-        if middle:
-            inside += sum(map(self._stretches.__getitem__, middle))
-        return Seams(first[0], inside, last[-1] if last else first[-1] if len(first) > 1 else None)
 
-    def _learn_words(self, noted: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int]]:
-        """Count the words that were not known, and say what they add to each text that has some.
-
-        noted: number of the text, and which of the unknown words are its own.
-        """
-        words, stretch = self._words, self._stretches.__getitem__
-        unknown = words.unknown[:]
-        words.unknown.clear()
-        if len(words) > MEMO_ENTRIES:
-            words.clear()
-        fresh = list(dict.fromkeys(unknown))
-        cut = [self._cut(" " + word) for word in fresh]
-        self._learn_pieces(cut)
-        counted = {word: sum(map(stretch, pieces)) for word, pieces in zip(fresh, cut, strict=True)}
-        words.update(counted)
-        self._too_long += [word for word in fresh if len(word) > LONGEST_KEPT]
-        for number, start, end in noted:
-            yield number, sum(map(counted.__getitem__, unknown[start:end]))
-
-    def _learn_pieces(self, cut: Iterable[Sequence[str]]) -> None:
-        """Have the tokenizer count the pieces that are not known yet, all in one go."""
-        stretches = self._stretches
-        for text in self._too_long:
-            stretches.pop(text, None)
-            self._words.pop(text, None)
-        fresh = [piece for piece in set(chain.from_iterable(cut)) if piece not in stretches]
-        self._too_long = [piece for piece in fresh if len(piece) > LONGEST_KEPT]
-        if len(stretches) > MEMO_ENTRIES:
-            stretches.clear()
-        if fresh:
-            stretches.update(zip(fresh, self._encoded(fresh), strict=True))
-
-    def _learn(self, text: str) -> int:
-        """One stretch by itself."""
-        stretches = self._stretches
-        pieces = self._cut(text)
-        self._learn_pieces([pieces])
-        count = sum(map(stretches.__getitem__, pieces))
-        if len(text) <= LONGEST_KEPT:
-            stretches[text] = count
-        return count
-
-    def _split(self, text: str) -> list[str]:
-        """At spaces that are cuts; each part but the first begins with the space that is left out."""
-        if text[:1] == " ":
-            return [text]
-        if text.isascii() and True not in map(text.__contains__, self._no_cut):
-            return text.split(" ")
-        return self._cut_at_spaces(text)
-
-    def _encoded(self, pieces: Sequence[str]) -> list[int]:
-        """By the tokenizer itself: many pieces as one text, with a token between them that holds them apart."""
-        if self._breaks is not None and any(map(self._breaks.search, pieces)):
-            raise NotCountable
-        mark = self._mark
-        if len(pieces) == 1 or mark is None or any(mark in piece for piece in pieces):
-            return [len(found) for found in self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)]
-        counts: list[int] = []
-        groups = [pieces[start : start + ENCODED_AT_ONCE] for start in range(0, len(pieces), ENCODED_AT_ONCE)]
-        texts = [mark.join(group) + mark for group in groups]
-        for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False):
-            ends = np.flatnonzero(np.array(encoding.ids, dtype=np.int64) == self._mark_id)
-            counts += (np.diff(ends, prepend=-1) - 1).tolist()
-        return counts
+def _byte_offsets(text: str) -> Numbers:
+    """Where each character starts in UTF-8."""
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+    widths = 1 + (codes > 0x7F).astype(np.int64) + (codes > 0x7FF) + (codes > 0xFFFF)
+    return np.cumsum(widths) - widths

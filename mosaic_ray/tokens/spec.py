@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import orjson
 
 from mosaic_ray.fingerprint import SCHEME, fingerprint
 
@@ -28,10 +29,10 @@ class TokenizerSpec:
     @property
     def digest(self) -> str:
         """Identity by what it does: equal for equal tokenizers wherever they were loaded from."""
-        definition = json.dumps(json.loads(self.definition), sort_keys=True, ensure_ascii=False)
+        definition = orjson.dumps(orjson.loads(self.definition), option=orjson.OPT_SORT_KEYS)
         return fingerprint(
             {
-                "definition": f"{SCHEME}:{hashlib.sha256(definition.encode('utf-8')).hexdigest()}",
+                "definition": f"{SCHEME}:{hashlib.sha256(definition).hexdigest()}",
                 "special_tokens": dict(self.special_tokens),
                 "chat_template": self.chat_template,
             }

@@ -20,6 +20,8 @@ import pytest
 from click.testing import CliRunner
 
 from mosaic_ray.cli import app
+from mosaic_ray.errors import StorageError
+from mosaic_ray.io.storage import FileInfo, Storage
 from tests.conftest import job_command, job_environment
 from tests.integration.conftest import KEY_ID, SECRET, STAGED, Request, S3Server
 
@@ -414,3 +416,26 @@ def test_a_user_who_may_read_and_not_write(
         re.MULTILINE,
     )
     assert reader["AWS_SECRET_ACCESS_KEY"] not in done.stderr
+
+
+def test_a_long_listing_is_read_page_by_page(start_s3: Callable[[], S3Server], monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start_s3()
+    server.bucket("many")
+    for n in range(1005):
+        server.client.put_object(Bucket="many", Key=f"in/data/{n:04d}", Body=b"x" * (n % 3))
+    server.client.put_object(Bucket="many", Key="in/database", Body=b"")
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    storage = Storage.at("s3://many/in", error=StorageError)
+    listing = storage.listing("data")
+    assert len(server.asked_for(lambda: next(listing))) == 1
+    found: list[tuple[str, FileInfo]] = []
+    assert len(server.asked_for(lambda: found.extend(storage.listing("data")))) == 2
+    assert [(path, info.size) for path, info in found] == [(f"data/{n:04d}", n % 3) for n in range(1005)]
+    assert all(info.etag and info.modified for _, info in found)
+    assert [path for path, _ in storage.listing("database")] == ["database"]
+    assert [path for path, _ in storage.listing("data/0007")] == ["data/0007"]
+    assert list(storage.listing("dat")) == []
+    assert len(list(storage.listing())) == 1006
+    with pytest.raises(StorageError, match="s3://nowhere"):
+        list(Storage.at("s3://nowhere", error=StorageError).listing())

@@ -149,7 +149,8 @@ class MosaicMethod(BaseModel):
         """Look and wording take their numbers first, so that they are the same for any number of tiles."""
         look, wording_draw = draw.ahead(LAYOUT_DRAWS), draw.ahead(_WORDING_DRAWS)
         strategy = draw.choice(self.strategies) if len(tiles) > 1 else self._single
-        plan = _plan(strategy, [tile.instruction for tile in tiles], draw)
+        instructions = [tile.instruction for tile in tiles]
+        plan = _plan(strategy, instructions, draw)
         primary = strategy == "primary"
         layout = draw_layout(
             look,
@@ -157,7 +158,7 @@ class MosaicMethod(BaseModel):
             numbered=False if primary else True if (strategy, plan.kind) in POSITIONAL else None,
         )
         meta, wording = _meta(strategy, plan, layout, wording_draw)
-        return _Draft(tiles, strategy, plan, layout, meta, wording)
+        return _Draft(tiles, instructions, strategy, plan, layout, meta, wording)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,7 @@ class _Draft:
     def __init__(
         self,
         tiles: Sequence[Record],
+        instructions: Sequence[str],
         strategy: Strategy,
         plan: _Plan,
         layout: Layout,
@@ -187,7 +189,7 @@ class _Draft:
         self._tiles, self._strategy, self._plan = tiles, strategy, plan
         self._layout, self._meta, self._wording = layout, meta, wording
         self.messages = (
-            Woven("user", layout.instruction([tile.instruction for tile in tiles], meta)),
+            Woven("user", layout.instruction(instructions, meta)),
             Woven("assistant", layout.response([tile.response for tile in tiles], plan.answered)),
         )
 
@@ -272,7 +274,8 @@ def _format_wording(strategy: Strategy, layout: Layout, draw: Draw) -> tuple[lis
 
 
 def _plain(tiles: Sequence[Record], strategy: Strategy) -> _Draft:
-    return _Draft(tiles, strategy, _Plan(range(1, len(tiles) + 1)), BARE, [], {"format": None})
+    instructions = [tile.instruction for tile in tiles]
+    return _Draft(tiles, instructions, strategy, _Plan(range(1, len(tiles) + 1)), BARE, [], {"format": None})
 
 
 def _bare(record: Record, strategy: Strategy, measure: Measure) -> Sample:

@@ -25,9 +25,9 @@ class Number:
     mark: str
     newline: bool
 
-    def tag(self, n: int, *, block: bool) -> str:
-        """block: what follows must start a line."""
-        return _tag(self.shape, self.mark, n, self.newline or block)
+    def tag(self, n: int, *, block: bool, after: str = "") -> str:
+        """block: what follows must start a line. after: what stands between the tile before and this one."""
+        return _tag(self.shape, self.mark, n, self.newline or block, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,14 @@ class Layout:
         meta: the texts that make the meta-instruction, if there is one.
         """
         parts: list[str] = []
-        number, separator = self.number, self.separator
+        number, after = self.number, ""
         for n, text in enumerate(instructions, 1):
             if number is not None:
-                parts.append(number.tag(n, block=starts_block(text)))
-            parts += (text, separator)
-        parts.pop()
+                parts.append(number.tag(n, block=starts_block(text), after=after))
+            elif after:
+                parts.append(after)
+            parts.append(text)
+            after = self.separator
         if not meta:
             return parts
         return [*meta, self.meta_gap, *parts] if self.meta_first else [*parts, self.meta_gap, *meta]
@@ -71,17 +73,19 @@ class Layout:
     def response(self, responses: Sequence[str], answered: Sequence[int]) -> list[str]:
         """The same of the response: the answered tiles (numbers from 1), in that order."""
         parts: list[str] = []
-        number, frame, separator = self.number, self.frame, self.separator
+        number, frame, after = self.number, self.frame, ""
         for n in answered:
             text = responses[n - 1]
             if number is not None:
-                parts.append(number.tag(n, block=frame is None and starts_block(text)))
-            if frame is not None:
-                before, after = frame.around(text)
-                parts += (before, text, after, separator)
+                parts.append(number.tag(n, block=frame is None and starts_block(text), after=after))
+            elif after:
+                parts.append(after)
+            if frame is None:
+                parts.append(text)
             else:
-                parts += (text, separator)
-        parts.pop()
+                begin, end = frame.around(text)
+                parts += (begin, text, end)
+            after = self.separator
         return parts
 
     def params(self) -> dict[str, Any]:
@@ -125,8 +129,8 @@ def starts_block(text: str) -> bool:
 
 
 @lru_cache(maxsize=1 << 14)
-def _tag(shape: str, mark: str, n: int, newline: bool) -> str:
-    return shape.replace("{n}", str(n)) + mark + ("\n" if newline else " ")
+def _tag(shape: str, mark: str, n: int, newline: bool, after: str) -> str:
+    return after + shape.replace("{n}", str(n)) + mark + ("\n" if newline else " ")
 
 
 def _draw_number(draw: Draw, numbered: bool | None) -> Number | None:

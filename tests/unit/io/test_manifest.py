@@ -14,6 +14,7 @@ from mosaic_ray.io.cells import CellTable, InputFile
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
+    Entries,
     dataset_digest,
     inventory_entry,
     publish_manifest,
@@ -90,6 +91,14 @@ def test_an_inventory_entry_names_content_and_shape_but_no_cells() -> None:
     assert list(entry["columns"]) == ["instruction", "response"]
 
 
+def test_entries_are_a_sequence() -> None:
+    entries = Entries(5, lambda number: {"n": number})
+    assert [entry["n"] for entry in entries] == [0, 1, 2, 3, 4]
+    assert (len(entries), entries[0], entries[-1], entries[3:]) == (5, {"n": 0}, {"n": 4}, [{"n": 3}, {"n": 4}])
+    with pytest.raises(IndexError):
+        entries[5]
+
+
 class TestOnDisk:
     def test_reads_back(self, output: Storage, tmp_path: Path) -> None:
         part = {"name": "data/a", "rows": 1, "bytes": 2, "sha256": "3", "content_digest": "v1:4"}
@@ -103,6 +112,27 @@ class TestOnDisk:
         text = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8")
         assert text.endswith("}\n")
         assert '\n  "parts": [\n' in text
+
+    def test_long_lists_are_written_an_entry_a_line(self, output: Storage, tmp_path: Path) -> None:
+        part = {"name": "data/a\0é", "rows": 1, "bytes": 2, "sha256": "3", "content_digest": "v1:4"}
+        empty, three = Entries(0, lambda _: part), Entries(3, lambda number: {**part, "rows": number})
+        others = {"format_version": FORMAT_VERSION, "dataset_digest": "v1:\0", "run": "", "totals": {}, "places": {}}
+        publish_manifest(output, {**others, "rejects": {"parts": empty}, "parts": three, "accounting": {}})
+        read = read_manifest(output)
+        assert read["rejects"]["parts"] == []
+        assert read["parts"] == [{**part, "rows": number} for number in range(3)] == list(three)
+        lines = (tmp_path / "out" / "manifest.json").read_text(encoding="utf-8").splitlines()
+        assert sum(line.startswith('    {"name":') for line in lines) == 3
+
+    def test_what_json_does_not_know_is_refused(self, output: Storage) -> None:
+        with pytest.raises(TypeError):
+            publish_manifest(output, {"format_version": {1}})
+        assert not output.exists(MANIFEST)
+
+    def test_no_room_for_it(self, output: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+        with pytest.raises(StorageError, match=r"^/nowhere: the manifest cannot be written here .*set TMPDIR"):
+            publish_manifest(output, {})
 
     def test_none(self, output: Storage) -> None:
         with pytest.raises(VerificationError, match=r"out: no manifest\.json, so no finished data set\. Run the job"):

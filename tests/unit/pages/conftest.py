@@ -11,6 +11,7 @@ import pytest
 
 from mosaic_ray.config import job_from
 from mosaic_ray.embedded import tokenizer_path
+from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.pages import publish_pages
 from mosaic_ray.runtime.driver import run_job
@@ -29,7 +30,7 @@ FILES = ("<script>alert(1)<script>.jsonl", "folder/with | pipe ` tick.jsonl", "f
 
 @dataclass(frozen=True)
 class Made:
-    """A finished data set with its pages, and what the manifest was when they were written."""
+    """A finished data set with its pages, and its manifest."""
 
     run: Run
     manifest: dict[str, Any]
@@ -63,16 +64,16 @@ def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
         folder = tmp_path_factory.mktemp("corpus")
         write_corpus(folder)
         out = tmp_path_factory.mktemp("out") / "made of $(parts)"
-        kept: list[tuple[Run, Mapping[str, Any], set[str]]] = []
+        kept: list[tuple[Run, set[str]]] = []
 
         def finish(run: Run, manifest: Mapping[str, Any]) -> None:
             publish_pages(run, manifest)
-            kept.append((run, manifest, {path for path, _ in run.output.listing()}))
+            kept.append((run, {path for path, _ in run.output.listing()}))
 
         places = {"input": str(folder), "output": str(out), "tokenizer": str(tokenizer_path())}
         run_job(job_from({**places, "max_tokens": 600, **options}, MosaicMethod), InProcessEngine, finish=finish)
-        run, manifest, paths = kept[0]
-        return Made(run, json.loads(json.dumps(manifest)), out, paths)
+        run, paths = kept[0]
+        return Made(run, read_manifest(run.output), out, paths)
 
     return made
 

@@ -25,13 +25,13 @@ def input_file(name: str, cells: CellTable, **changes: Any) -> InputFile:
         "path": name,
         "format": "jsonl",
         "compression": None,
-        "size": int(cells.length.sum()),
+        "size": int(cells.column("length").sum()),
         "etag": None,
         "modified": None,
         "digest": "00",
         "shape": SHAPE,
-        "rows": int(cells.rows.sum()),
-        "records": int(cells.records.sum()),
+        "rows": int(cells.column("rows").sum()),
+        "records": int(cells.column("records").sum()),
         "staged": False,
     }
     return InputFile(name=name, cells=cells, **{**known, **changes})
@@ -148,6 +148,17 @@ class TestParts:
         assert [part.name for part in parts] == sorted(part.name for part in parts)
         assert [part.epoch for part in parts] == sorted(part.epoch for part in parts)
         assert Counter(part.task for part in parts) == dict.fromkeys(range(len(plan)), epochs)
+        assert [plan.number(part.name) for part in parts] == list(range(total))
+
+    @pytest.mark.parametrize(
+        "name",
+        ["data/train-00020-of-00020.parquet", "data/train-00001-of-00021.parquet", "data/train-1-of-00020.parquet",
+         "data/train-00001-of-00020.parquet.tmp", "data/train-\u0661-of-00020.parquet", "data/other", "x", ""],
+    )  # fmt: skip
+    def test_other_names_have_no_number(self, name: str) -> None:
+        plan = Plan([even_file("f", 400, 1)], seed=0, epochs=2, task_records=40)
+        assert plan.number("data/train-00019-of-00020.parquet") == 19
+        assert plan.number(name) is None
 
 
 def test_cells_are_a_sixty_fourth_of_a_task() -> None:
