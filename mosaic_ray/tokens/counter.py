@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -84,7 +85,8 @@ class TokenCounter:
     def count_batch(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
         """Tokens of each conversation; faster than one by one, also later for texts made of these."""
         if self._by_pieces is not None:
-            self._by_pieces.pieces.seams([content for messages in conversations for _, content in messages])
+            with suppress(NotCountable):
+                self._by_pieces.pieces.seams([content for messages in conversations for _, content in messages])
         counts = [self._count_by_pieces(messages) for messages in conversations]
         left = [messages for messages, count in zip(conversations, counts, strict=True) if count is None]
         whole = iter(self.count_whole(left))
@@ -104,9 +106,11 @@ class TokenCounter:
         return [len(found) for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def _count_by_pieces(self, messages: Sequence[Message | Woven]) -> int | None:
-        if self._by_pieces is None or len(messages) != 2 or messages[0][0] == "system":
+        if self._by_pieces is None or len(messages) != 2:
             return None
         question, answer = messages
+        if question.role != "user" or answer.role != "assistant":
+            return None
         try:
             count = self._by_pieces.count(
                 question.parts if isinstance(question, Woven) else (question.content,),

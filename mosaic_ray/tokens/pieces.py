@@ -11,7 +11,7 @@ one after its last, and the count of all between. Where two texts meet only thes
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from mosaic_ray.tokens.cuts import Cuts, stands_alone
 
@@ -30,6 +30,9 @@ KNOWN_ENTRIES: Final = 1 << 20
 
 SEAM_ENTRIES: Final = 1 << 16
 """Texts whose seams are kept; a full memo is emptied."""
+
+SEAM_CHARACTERS: Final = 1 << 26
+"""Length of all of them together."""
 
 LONGEST_KEPT: Final = 64
 """Pieces of more characters hardly ever come again, and are not kept."""
@@ -70,12 +73,10 @@ class PieceCounter:
         self._known = _Known(self._learn)
         self._junctions = _Junctions(cuts)
         self._seams = _KnownSeams(self._seam)
-        added = {number: token.content for number, token in tokenizer.get_added_tokens_decoder().items()}
-        marks = ((n, token) for n, token in added.items() if token.strip() and stands_alone(token, added.values()))
-        self._mark_id: int
-        self._mark: str | None
-        self._mark_id, self._mark = next(marks, (-1, None))
-        self._breaks = re.compile("|".join(map(re.escape, added.values()))) if cuts.prefix and added else None
+        added = tokenizer.get_added_tokens_decoder()
+        texts = [token.content for token in added.values()]
+        self._mark_id, self._mark = _mark(added, texts, getattr(tokenizer.model, "unk_token", None))
+        self._breaks = re.compile("|".join(map(re.escape, texts))) if cuts.prefix and texts else None
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Of texts that stand by themselves."""
@@ -89,8 +90,7 @@ class PieceCounter:
         """Make the seams of texts, kept for :meth:`join`; many texts at once are faster than one by one."""
         known = self._seams
         fresh = [text for text in dict.fromkeys(texts) if text and text not in known]
-        if len(known) + len(fresh) > SEAM_ENTRIES:
-            known.clear()
+        known.make_room(fresh)
         # Characters of ASCII are bytes; one other in a batch would make all of them four times as wide.
         for some in ([t for t in fresh if t.isascii()], [t for t in fresh if not t.isascii()]):
             if some:
@@ -169,6 +169,8 @@ class PieceCounter:
         pieces = self._pieces(text)
         count = self._counts([text])[0] if len(pieces) == 1 else sum([self._known[piece] for piece in pieces])
         if len(text) <= LONGEST_KEPT:
+            if len(self._known) >= KNOWN_ENTRIES:
+                self._known.clear()
             self._known[text] = count
         return count
 
@@ -213,11 +215,19 @@ class _KnownSeams(dict[str, Seams]):
     def __init__(self, make: Callable[[str], Seams]) -> None:
         self._make = make
 
+        self._characters = 0
+
     def __missing__(self, text: str) -> Seams:
-        if len(self) >= SEAM_ENTRIES:
-            self.clear()
+        self.make_room([text])
         self[text] = self._make(text)
         return self[text]
+
+    def make_room(self, texts: Sequence[str]) -> None:
+        more = sum(map(len, texts))
+        if len(self) + len(texts) > SEAM_ENTRIES or self._characters + more > SEAM_CHARACTERS:
+            self.clear()
+            self._characters = 0
+        self._characters += more
 
 
 class _Junctions(dict[str, bool]):
@@ -231,6 +241,15 @@ class _Junctions(dict[str, bool]):
             self.clear()
         self[pair] = self._cuts.between(pair[0], pair[1])
         return self[pair]
+
+
+def _mark(added: Mapping[int, AddedToken], texts: Sequence[str], unknown: str | None) -> tuple[int, str | None]:
+    """An added token that can stand between pieces: found wherever it is written, and nothing else becomes it."""
+    for number, token in added.items():
+        text = token.content
+        if text.strip() and text != unknown and not token.normalized and stands_alone(text, texts):
+            return number, text
+    return -1, None
 
 
 def _short(counted: dict[str, int]) -> dict[str, int]:
