@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any, Final
 
 import orjson
@@ -93,18 +94,43 @@ class ViewSchema:
             return Message("user", row["prompt"][:-1]), Message("assistant", row["completion"])
         return Message("user", row["instruction"]), Message("assistant", row["output"])
 
-    def row(self, sample: Sample, *, mosaic_id: str, epoch: int) -> dict[str, Any]:
-        return {
-            **self.columns(sample.messages),
-            "mosaic_id": mosaic_id,
-            "epoch": epoch,
-            "tiles": len(sample.sources),
-            "strategy": sample.strategy,
-            "kind": sample.kind,
-            "params": orjson.dumps(sample.params, option=orjson.OPT_SORT_KEYS).decode(),
-            "token_count": sample.token_count,
-            "sources": [{"file": source.file, "row": source.row} for source in sample.sources],
-        }
+    def table(self, samples: Sequence[Sample], mosaic_ids: Sequence[str], *, epoch: int) -> pa.Table:
+        """Samples as rows, made column by column."""
+        sources = [sample.sources for sample in samples]
+        lineage = (
+            mosaic_ids,
+            [epoch] * len(samples),
+            list(map(len, sources)),
+            [sample.strategy for sample in samples],
+            [sample.kind for sample in samples],
+            [orjson.dumps(sample.params, option=orjson.OPT_SORT_KEYS).decode() for sample in samples],
+            [sample.token_count for sample in samples],
+        )
+        arrays = [pa.array(values, field.type) for values, field in zip(lineage, LINEAGE, strict=False)]
+        texts = self._arrays([sample.messages for sample in samples])
+        return pa.Table.from_arrays([*texts, *arrays, _lists(sources, LINEAGE[-1].type)], schema=self.schema)
+
+    def _arrays(self, conversations: Sequence[tuple[Message, ...]]) -> list[pa.Array]:
+        """The text columns: those of :meth:`columns`, for many conversations."""
+        if self.view == "messages":
+            return [_lists(conversations, _MESSAGES)]
+        if self.view == "prompt-completion" and self.chat:
+            return [
+                _lists([messages[:-1] for messages in conversations], _MESSAGES),
+                _lists([messages[-1:] for messages in conversations], _MESSAGES),
+            ]
+        columns = [self.columns(messages) for messages in conversations]
+        return [pa.array([row[name] for row in columns], _TEXT) for name in self.schema.names[: -len(LINEAGE)]]
+
+
+def _lists(rows: Sequence[Sequence[tuple[Any, ...]]], kind: pa.ListType) -> pa.ListArray:
+    """Lists of tuples as lists of structs."""
+    item = kind.value_type
+    fields = [item.field(i) for i in range(item.num_fields)]
+    flat = list(chain.from_iterable(rows))
+    children = [pa.array([values[i] for values in flat], field.type) for i, field in enumerate(fields)]
+    offsets = pa.array(list(accumulate(map(len, rows), initial=0)), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(children, fields=fields), type=kind)
 
 
 def _dicts(messages: Sequence[Message]) -> list[dict[str, str]]:

@@ -25,7 +25,7 @@ from mosaic_ray.io.readers import read_cells, read_rows
 from mosaic_ray.io.shapes import to_record
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import Part as ParquetPart
-from mosaic_ray.io.writers import to_parquet
+from mosaic_ray.io.writers import to_parquet, to_table
 from mosaic_ray.methods.base import Method
 from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Sample, Source
 from mosaic_ray.runtime.plan import Part, Plan, TaskSpec
@@ -186,7 +186,7 @@ class TaskWork:
             seconds["write"] += time.perf_counter() - composed
         rejects_part = None
         if loaded.rejects:
-            made = to_parquet([_reject_row(reject) for reject in loaded.rejects], REJECT_SCHEMA)
+            made = to_parquet(to_table([_reject_row(reject) for reject in loaded.rejects], REJECT_SCHEMA))
             self.output.publish(rejects_path(item.index), made.data)
             rejects_part = _describe(rejects_path(item.index), made)
         receipt = Receipt(
@@ -229,11 +229,11 @@ class TaskWork:
         """One epoch of a task as a Parquet file, with its counts."""
         totals = Totals()
         records = loaded.by_source
-        rows = []
-        for index, sample in enumerate(self.samples(loaded, part)):
-            totals.add(sample, (records[source] for source in sample.sources))
-            rows.append(self.view.row(sample, mosaic_id=mosaic_id(part, index), epoch=part.epoch))
-        return to_parquet(rows, self.view.schema), totals
+        samples = self.samples(loaded, part)
+        for sample in samples:
+            totals.add(sample, [records[source] for source in sample.sources])
+        ids = [mosaic_id(part, index) for index in range(len(samples))]
+        return to_parquet(self.view.table(samples, ids, epoch=part.epoch)), totals
 
     def samples(self, loaded: Loaded, part: Part) -> list[Sample]:
         """What the method makes of the records, with the whole ones strewn among it; every promise checked."""

@@ -122,7 +122,7 @@ class VerifyWork:
         if len(rows) != stated["rows"]:
             findings.report(f"{name}: {len(rows)} rows, {stated['rows']} in the manifest")
             return None
-        if content_digest(rows, schema) != stated["content_digest"]:
+        if content_digest(table) != stated["content_digest"]:
             findings.report(f"{name}: its rows do not have the content_digest of the manifest")
             return None
         return rows

@@ -9,7 +9,7 @@ end-of-sequence token, encoded with the special tokens that the tokenizer adds b
 cut where no token can reach across, and where that is, a tokenizer's definition tells (:mod:`.cuts`). Words are counted
 once; of texts put together only the seams are looked at again (:mod:`.pieces`); a chat template that only puts fixed
 text around is not rendered (:mod:`.frame`). Where any of this is not proven, texts are counted whole, and one
-conversation of 256 is counted in both ways.
+conversation of 1,024 is counted in both ways.
 
 **Control tokens.** A text that spells ``<|im_end|>`` becomes that token when a trainer encodes it. Control tokens are
 

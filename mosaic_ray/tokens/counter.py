@@ -17,7 +17,7 @@ from mosaic_ray.tokens.pieces import NotCountable
 from mosaic_ray.tokens.spec import TokenizerSpec
 from mosaic_ray.tokens.template import TEMPLATE_DATE, compile_template, first_line
 
-CHECK_EVERY: Final = 256
+CHECK_EVERY: Final = 1024
 """Of this many conversations one is also counted by rendering and encoding the whole of it."""
 
 

@@ -63,7 +63,7 @@ _LETTERS: Final = [LOWER, UPPER, UNCASED, KANA, IDEOGRAPH]
 _WHITE: Final = singles(lambda c: c in " \t\n\r")
 _PRINTABLE: Final = _WHITE | singles(str.isprintable) | sum(1 << number for number in _LETTERS)
 _APART: Final = singles(lambda c: c.isprintable() and not c.isalnum() and c not in (" ", META_SPACE))
-"""What BERT's pre-tokenizer makes a piece of its own: ASCII and full-width punctuation."""
+"""What BERT's pre-tokenizer makes a piece of its own: all punctuation, and what else of ASCII is no letter or digit."""
 
 _JOINING: Final = [MARK, OTHER, _META]
 """What can become one character with the one before it, or what nothing is known of."""

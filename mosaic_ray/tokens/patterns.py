@@ -20,8 +20,13 @@ from typing import Final, NamedTuple
 META_SPACE: Final = "▁"
 """What SentencePiece writes for a space."""
 
-SINGLES: Final = [chr(code) for code in range(128)] + list(META_SPACE + "。，、！？；：")
-"""Characters that are symbols by themselves; a symbol's number is its place here."""
+SINGLES: Final = [chr(code) for code in range(128)] + list(
+    META_SPACE + "。，、！？；：«»「」『』【】《》“”‘’–—…•\u0964\u060c\u061b\u061f"
+)
+"""Characters that are symbols by themselves: ASCII, and punctuation that no version of Unicode has moved or composes.
+
+A symbol's number is its place here.
+"""
 
 
 class Group(NamedTuple):

@@ -167,7 +167,7 @@ class PieceCounter:
     def _learn(self, text: str) -> int:
         """Of one stretch of text that is not known yet."""
         pieces = self._pieces(text)
-        count = self._counts([text])[0] if len(pieces) == 1 else sum([self._known[piece] for piece in pieces])
+        count = self._encoded([text])[0] if len(pieces) == 1 else sum([self._known[piece] for piece in pieces])
         if len(text) <= LONGEST_KEPT:
             if len(self._known) >= KNOWN_ENTRIES:
                 self._known.clear()
@@ -181,7 +181,7 @@ class PieceCounter:
         else:
             junctions = self._junctions
             starts = [0, *(i for i in range(1, len(text)) if junctions[text[i - 1 : i + 1]])]
-        return [text[start:end] for start, end in pairwise([*starts, len(text)])]
+        return [text[start:end] for start, end in pairwise([*starts, len(text)])] if len(starts) > 1 else [text]
 
     def _encoded(self, pieces: Sequence[str]) -> list[int]:
         """By the tokenizer itself: many pieces as one text, with a token between them that holds them apart."""

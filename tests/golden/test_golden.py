@@ -57,10 +57,9 @@ def made() -> dict[str, Any]:
             loaded = work.load(item)
             built, _ = work.build(loaded, item.parts[0])
             digests.append(built.content_digest)
-            rows += [
-                work.view.row(sample, mosaic_id=mosaic_id(item.parts[0], n), epoch=0)
-                for n, sample in enumerate(work.samples(loaded, item.parts[0]))
-            ]
+            samples = work.samples(loaded, item.parts[0])
+            ids = [mosaic_id(item.parts[0], n) for n in range(len(samples))]
+            rows += work.view.table(samples, ids, epoch=0).to_pylist()
     chosen = [next(row for row in rows if row["strategy"] == strategy and row["tiles"] == 3) for strategy in SHOWN]
     return {
         "method_version": method.VERSION,

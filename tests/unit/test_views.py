@@ -32,10 +32,10 @@ def sample(messages: tuple[Message, ...] = PAIR, **changes: Any) -> Sample:
     return Sample(messages=messages, sources=sources, token_count=12, **{**given_, **changes})
 
 
-def read_back(view: ViewSchema, row: dict[str, Any]) -> dict[str, Any]:
+def read_back(view: ViewSchema, made: Sample, mosaic_id: str = "m", epoch: int = 0) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(to_parquet([row], view.schema).data))
+    table = pq.read_table(pa.BufferReader(to_parquet(view.table([made], [mosaic_id], epoch=epoch)).data))
     assert table.schema.equals(view.schema)
     (read,) = table.to_pylist()
     return dict(read)
@@ -63,7 +63,7 @@ def test_columns_by_hand(view: Any, chat: bool, columns: dict[str, Any]) -> None
 def test_a_pair_reads_back(view: ViewSchema, instruction: str, response: str) -> None:
     messages = (Message("user", instruction), Message("assistant", response))
     assert view.holds(messages)
-    row = read_back(view, view.row(sample(messages), mosaic_id="m", epoch=0))
+    row = read_back(view, sample(messages))
     assert view.messages(row) == messages
 
 
@@ -71,12 +71,12 @@ def test_a_pair_reads_back(view: ViewSchema, instruction: str, response: str) ->
 def test_a_longer_conversation_reads_back_where_it_has_a_place(view: ViewSchema) -> None:
     assert view.holds(LONG) is (view.view == "messages" or (view.view == "prompt-completion" and view.chat))
     if view.holds(LONG):
-        assert view.messages(read_back(view, view.row(sample(LONG), mosaic_id="m", epoch=0))) == LONG
+        assert view.messages(read_back(view, sample(LONG))) == LONG
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 def test_lineage(view: ViewSchema) -> None:
-    row = read_back(view, view.row(sample(), mosaic_id="e1-t00002-s000003", epoch=1))
+    row = read_back(view, sample(), "e1-t00002-s000003", 1)
     assert {field.name: row[field.name] for field in LINEAGE} == {
         "mosaic_id": "e1-t00002-s000003",
         "epoch": 1,
@@ -88,7 +88,7 @@ def test_lineage(view: ViewSchema) -> None:
         "sources": [{"file": "b.jsonl", "row": 7}, {"file": "a.jsonl", "row": 0}],
     }
     assert json.loads(row["params"]) == sample().params
-    assert read_back(view, view.row(sample(kind=None), mosaic_id="m", epoch=0))["kind"] is None
+    assert read_back(view, sample(kind=None))["kind"] is None
 
 
 def test_plain_text_is_the_text_that_was_counted() -> None:

@@ -141,7 +141,8 @@ class MosaicMethod(BaseModel):
     def _draft(self, tiles: Sequence[Record], key: Key, measure: Measure) -> _Draft:
         for trial in range(_LAYOUT_TRIALS):
             draft = self._drawn(tiles, key.child("layout", trial).draw())
-            if not any(measure.spells_control(*message.parts) for message in draft.messages):
+            question, answer = draft.messages
+            if not (measure.spells_control(*question.parts) or measure.spells_control(*answer.parts)):
                 return draft
         return _plain(tiles, self._single)
 

@@ -11,7 +11,7 @@ import pytest
 
 from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.io.writers import to_parquet
+from mosaic_ray.io.writers import to_parquet, to_table
 from mosaic_ray.pages import publish_pages
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import REJECT_SCHEMA
@@ -104,7 +104,7 @@ def test_a_rare_reason_is_among_the_examples(made: Any, copied: Any, tmp_path: P
     name = made.manifest["rejects"]["parts"][0]["name"]
     reasons = ["not_json"] * 50 + ["special_token"] * 20 + ["not_utf8"]
     rows = [{"file": "a", "row": n, "reason": r, "detail": "", "excerpt": ""} for n, r in enumerate(reasons)]
-    copied.output.publish(name, to_parquet(rows, REJECT_SCHEMA).data)
+    copied.output.publish(name, to_parquet(to_table(rows, REJECT_SCHEMA)).data)
     rejects = {**made.manifest["rejects"], "parts": [{"name": name, "rows": len(rows)}]}
     publish_pages(copied, {**made.manifest, "rejects": rejects})
     page = (tmp_path / "copy" / "report.html").read_text(encoding="utf-8").split("<h3>Examples</h3>")[1]

@@ -19,7 +19,7 @@ from mosaic_ray.embedded import corpus_path, tokenizer_path
 from mosaic_ray.errors import InputError, StorageError, TaskError
 from mosaic_ray.io.inventory import find_inputs, input_storage, take_inventory
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.io.writers import content_digest
+from mosaic_ray.io.writers import content_digest, to_table
 from mosaic_ray.methods.base import Measure, Method
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.records import REASONS, Message, Record, Sample
@@ -152,7 +152,7 @@ class TestTheEmbeddedCorpus:
         assert part["epoch"] == epoch
         rows = bench.rows(part["name"])
         assert bench.work.output.info(part["name"]).size == part["bytes"]
-        assert content_digest(rows, bench.work.view.schema) == part["content_digest"]
+        assert content_digest(to_table(rows, bench.work.view.schema)) == part["content_digest"]
         totals = part["totals"]
         assert totals["samples"] == part["rows"] == len(rows)
         assert totals["tiles"] == sum(len(row["sources"]) for row in rows) == receipt.records - receipt.rejected
@@ -406,7 +406,7 @@ class TestRejects:
         assert all(row["reason"] in REASONS and row["excerpt"].startswith("{") for row in made)
         assert receipt.rejects == {"empty_instruction": 1, "empty_response": 1, "missing_column": 1}
         assert receipt.rejects_part is not None
-        assert receipt.rejects_part["content_digest"] == content_digest(made, REJECT_SCHEMA)
+        assert receipt.rejects_part["content_digest"] == content_digest(to_table(made, REJECT_SCHEMA))
         assert receipt.rejects_part["rows"] == 3
 
     def test_nothing_but_rejects_is_an_empty_part(self, make: Make) -> None:

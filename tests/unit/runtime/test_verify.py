@@ -18,7 +18,7 @@ from mosaic_ray.embedded import corpus_path, tokenizer_path
 from mosaic_ray.errors import StorageError, VerificationError
 from mosaic_ray.io.manifest import dataset_digest
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.io.writers import to_parquet
+from mosaic_ray.io.writers import to_parquet, to_table
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import InProcessEngine
@@ -94,7 +94,7 @@ def edit_rows(place: Path, name: str, change: Callable[[list[dict[str, Any]]], A
     table = pq.ParquetFile(pa.BufferReader((place / name).read_bytes())).read()
     rows = table.to_pylist()
     change(rows)
-    made = to_parquet(rows, table.schema)
+    made = to_parquet(to_table(rows, table.schema))
     restate(place, name, made.data, rows=made.rows, content_digest=made.content_digest)
 
 
@@ -211,7 +211,7 @@ def test_what_is_no_parquet_is_a_problem_in_words(copy: Path, damage: bytes) -> 
 def test_other_rejects_are_named(copy: Path) -> None:
     name = manifest_of(copy)["rejects"]["parts"][0]["name"]
     made = to_parquet(
-        [{"file": "some.jsonl", "row": 1, "reason": "not_json", "detail": "", "excerpt": ""}], REJECT_SCHEMA
+        to_table([{"file": "some.jsonl", "row": 1, "reason": "not_json", "detail": "", "excerpt": ""}], REJECT_SCHEMA)
     )
     restate(copy, name, made.data, rows=1, content_digest=made.content_digest)
     assert f"{name}: not the records that the source has rejected" in problems(copy)
