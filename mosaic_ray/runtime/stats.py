@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mosaic_ray.records import Record, Sample
+from mosaic_ray.records import Sample
 
 TOKEN_BUCKET = 64
 """Width of a bucket in the histogram of tokens per sample."""
@@ -39,20 +39,21 @@ class Totals:
     tile_counts: Counter[str] = field(default_factory=Counter)
     token_histogram: Counter[str] = field(default_factory=Counter)
 
-    def add(self, sample: Sample, records: Iterable[Record]) -> None:
-        tiles = len(sample.sources)
-        self.samples += 1
-        self.tiles += tiles
-        self.tokens += sample.token_count
-        self.tile_tokens += sum(record.tokens for record in records)
-        self.longest = max(self.longest, sample.token_count)
-        self.several += tiles > 1
-        self.mixed += tiles > 1 and len({source.file for source in sample.sources}) > 1
-        self.strategies[sample.strategy] += 1
-        if sample.kind is not None:
-            self.kinds[f"{sample.strategy}/{sample.kind}"] += 1
-        self.tile_counts[str(tiles)] += 1
-        self.token_histogram[str(sample.token_count // TOKEN_BUCKET * TOKEN_BUCKET)] += 1
+    def add(self, samples: Sequence[Sample], tile_tokens: int) -> None:
+        """tile_tokens: of all their records, each rendered alone."""
+        tiles = [len(sample.sources) for sample in samples]
+        tokens = [sample.token_count for sample in samples]
+        self.samples += len(samples)
+        self.tiles += sum(tiles)
+        self.tokens += sum(tokens)
+        self.tile_tokens += tile_tokens
+        self.longest = max([self.longest, *tokens])
+        self.several += sum([count > 1 for count in tiles])
+        self.mixed += sum([len({file for file, _ in sample.sources}) > 1 for sample in samples])
+        self.strategies.update([sample.strategy for sample in samples])
+        self.kinds.update([f"{sample.strategy}/{sample.kind}" for sample in samples if sample.kind is not None])
+        self.tile_counts.update(map(str, tiles))
+        self.token_histogram.update([str(count // TOKEN_BUCKET * TOKEN_BUCKET) for count in tokens])
 
     def merge(self, other: Mapping[str, Any]) -> None:
         """Add what :meth:`to_dict` gave of another."""

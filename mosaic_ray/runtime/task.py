@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -121,7 +122,7 @@ def rejects_path(task: int) -> str:
     return f"rejects/task-{task:05d}.parquet"
 
 
-@dataclass(slots=True)
+@dataclass
 class Loaded:
     """The records of a task: plain ones to compose, whole ones to pass through, and what cannot be used."""
 
@@ -131,9 +132,15 @@ class Loaded:
     trimmed: int = 0
     escaped: int = 0
 
-    @property
+    @cached_property
     def by_source(self) -> dict[Source, Record]:
+        """Only once all are loaded."""
         return {record.source: record for record in (*self.plain, *self.whole)}
+
+    @property
+    def tokens(self) -> int:
+        """Of all records, each rendered alone."""
+        return sum([record.tokens for record in (*self.plain, *self.whole)])
 
 
 @dataclass(kw_only=True)
@@ -227,11 +234,9 @@ class TaskWork:
 
     def build(self, loaded: Loaded, part: Part) -> tuple[ParquetPart, Totals]:
         """One epoch of a task as a Parquet file, with its counts."""
-        totals = Totals()
-        records = loaded.by_source
         samples = self.samples(loaded, part)
-        for sample in samples:
-            totals.add(sample, [records[source] for source in sample.sources])
+        totals = Totals()
+        totals.add(samples, loaded.tokens)
         ids = [mosaic_id(part, index) for index in range(len(samples))]
         return to_parquet(self.view.table(samples, ids, epoch=part.epoch)), totals
 
@@ -242,9 +247,9 @@ class TaskWork:
         samples = [*composed, *(_passed(record) for record in loaded.whole)]
         if loaded.whole:
             samples = [samples[i] for i in key.child("strew").draw().shuffle(len(samples))]
-        placed = Counter(source for sample in samples for source in sample.sources)
-        usable = Counter(record.source for record in (*loaded.plain, *loaded.whole))
-        if placed != usable:
+        sources = list(chain.from_iterable(sample.sources for sample in samples))
+        if len(sources) != len(loaded.by_source) or loaded.by_source.keys() != set(sources):
+            placed, usable = Counter(sources), Counter(loaded.by_source.keys())
             wrong = next(iter((placed - usable) or (usable - placed)))
             raise TaskError(
                 f"method {self.method.name}: {wrong.file} row {wrong.row} is in {placed[wrong]} samples of epoch "

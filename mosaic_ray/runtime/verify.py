@@ -136,7 +136,7 @@ class VerifyWork:
             sources = [Source(source["file"], source["row"]) for source in row["sources"]]
             placed.update(sources)
             tiles = [records[source] for source in sources if source in records]
-            totals.add(_sample(row, sources), tiles)
+            totals.add([_sample(row, sources)], sum(tile.tokens for tile in tiles))
             if row["mosaic_id"] != mosaic_id(part, index):
                 yield f"row {index} has the mosaic_id {row['mosaic_id']!r}, where {mosaic_id(part, index)!r} belongs"
             if row["tiles"] != len(sources) or row["epoch"] != part.epoch:

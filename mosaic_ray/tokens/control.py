@@ -78,6 +78,8 @@ class ControlTokens:
     def _may_go_on(self, text: str) -> bool:
         """Whether a text holds a control token, or ends with the beginning of one."""
         end = text[-self._longest :]
+        if self._starts.isdisjoint(end):
+            return self._found(text)
         for place, character in enumerate(end):
             if character in self._starts and end[place:] in self._beginnings:
                 return True

@@ -8,8 +8,7 @@ draft is the texts that a mosaic is put together from; only the one that is take
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -148,22 +147,21 @@ class MosaicMethod(BaseModel):
 
     def _drawn(self, tiles: Sequence[Record], draw: Draw) -> _Draft:
         """Look and wording take their numbers first, so that they are the same for any number of tiles."""
-        look, wording_draw = draw.ahead(LAYOUT_DRAWS), draw.ahead(_WORDING_DRAWS)
+        looks = draw.ahead(LAYOUT_DRAWS + _WORDING_DRAWS)
         strategy = draw.choice(self.strategies) if len(tiles) > 1 else self._single
         instructions = [tile.instruction for tile in tiles]
         plan = _plan(strategy, instructions, draw)
         primary = strategy == "primary"
         layout = draw_layout(
-            look,
+            looks,
             framed=False if primary else None,
             numbered=False if primary else True if (strategy, plan.kind) in POSITIONAL else None,
         )
-        meta, wording = _meta(strategy, plan, layout, wording_draw)
+        meta, wording = _meta(strategy, plan, layout, looks)
         return _Draft(tiles, instructions, strategy, plan, layout, meta, wording)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
+class _Plan(NamedTuple):
     """What a mosaic answers: tile numbers in order, and how that came about."""
 
     answered: Sequence[int]

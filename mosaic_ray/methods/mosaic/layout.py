@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mosaic_ray.methods.mosaic import templates
 from mosaic_ray.seeding import Draw
@@ -17,8 +16,7 @@ _BLOCK = re.compile(r"```|~~~|[-*+•] |\d+[.)] |#|\||>| {2}|\t")
 _MAY_START_BLOCK: Final = frozenset("`~-*+•#|> \t0123456789")
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """The tag that numbers a tile, in the instruction and, the same, in the response."""
 
     shape: str
@@ -30,8 +28,7 @@ class Number:
         return _tag(self.shape, self.mark, n, self.newline or block, after)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """The pair of tags around each response."""
 
     begin: str
@@ -44,8 +41,7 @@ class Frame:
         return f"{self.begin} ", f" {self.end}"
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     number: Number | None
     frame: Frame | None
     separator: str

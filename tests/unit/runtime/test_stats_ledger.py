@@ -19,7 +19,7 @@ from mosaic_ray.errors import RejectShareError, StorageError, TaskError
 from mosaic_ray.io.cells import CellTable, InputFile
 from mosaic_ray.io.shapes import Shape
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.records import Message, Record, Sample, Source
+from mosaic_ray.records import Message, Sample, Source
 from mosaic_ray.runtime.ledger import Ledger, read_receipt
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.stats import TOKEN_BUCKET, Totals, perfect_shuffle_share
@@ -35,17 +35,13 @@ def sample(files: str, tokens: int, strategy: str = "format", kind: str | None =
     return Sample(messages=PAIR, sources=sources, strategy=strategy, kind=kind, params={}, token_count=tokens)
 
 
-def records(*tokens: int) -> list[Record]:
-    return [Record(source=Source("a", n), messages=PAIR, tokens=count) for n, count in enumerate(tokens)]
-
-
 class TestTotals:
     def test_by_hand(self) -> None:
         totals = Totals()
-        totals.add(sample("ab", 63, "permute", "given"), records(40, 30))
-        totals.add(sample("aa", 64, "maskout", "odd"), records(40, 30))
-        totals.add(sample("a", 200), records(190))
-        totals.add(sample("a", 10, "pass"), records(10))
+        totals.add([sample("ab", 63, "permute", "given")], 70)
+        totals.add([sample("aa", 64, "maskout", "odd")], 70)
+        totals.add([sample("a", 200)], 190)
+        totals.add([sample("a", 10, "pass")], 10)
         assert totals.to_dict() == {
             "samples": 4,
             "tiles": 6,
@@ -72,10 +68,9 @@ class TestTotals:
     @given(st.lists(MADE), st.integers(1, 4), st.randoms(use_true_random=False))
     def test_parts_add_up_in_any_order(self, samples: list[Sample], parts: int, chance: Any) -> None:
         whole, pieces = Totals(), [Totals() for _ in range(parts)]
+        whole.add(samples, 7 * sum(len(made.sources) for made in samples))
         for made in samples:
-            tokens = records(*(7 for _ in made.sources))
-            whole.add(made, tokens)
-            chance.choice(pieces).add(made, tokens)
+            chance.choice(pieces).add([made], 7 * len(made.sources))
         chance.shuffle(pieces)
         merged = Totals()
         for piece in pieces:
