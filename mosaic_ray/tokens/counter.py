@@ -54,6 +54,8 @@ class TokenCounter:
         """Begin a task: what is checked in it does not depend on the tasks before."""
         self._seen = 0
         self._by_pieces = None if whole or self.whole_because else self._proven
+        if self._by_pieces is not None:
+            self._by_pieces.pieces.forget_texts()
 
     def render(self, messages: Sequence[Message | Woven]) -> str:
         """The text that is counted."""

@@ -107,6 +107,10 @@ class PieceCounter:
         for text, alone, middle, end, start in zip(fresh, solid, inside, head_end, tail_start, strict=True):
             yield text, Seams(text, 0, None) if alone else Seams(text[:end], middle, text[start:])
 
+    def forget_texts(self) -> None:
+        """Let go of the seams of long texts, which are those of records; short ones stand in every mosaic."""
+        self._seams.keep_short()
+
     def join(self, total: int, open_: str, parts: Iterable[str]) -> tuple[int, str]:
         """Go on counting a text that is put together from parts.
 
@@ -221,6 +225,11 @@ class _KnownSeams(dict[str, Seams]):
         self.make_room([text])
         self[text] = self._make(text)
         return self[text]
+
+    def keep_short(self) -> None:
+        for text in [text for text in self if len(text) > LONGEST_KEPT]:
+            del self[text]
+        self._characters = sum(map(len, self))
 
     def make_room(self, texts: Sequence[str]) -> None:
         more = sum(map(len, texts))
