@@ -309,7 +309,7 @@ def _policy(turns: Sequence[Message], multi_turn: MultiTurn) -> tuple[tuple[Mess
 
 def _trim(text: str) -> str:
     """Without blank lines in front and white space at the end; the first line keeps its indentation, as code needs."""
-    return _LEADING_BLANK_LINES.sub("", text).rstrip()
+    return (_LEADING_BLANK_LINES.sub("", text) if text[:1].isspace() else text).rstrip()
 
 
 def _names(row: Mapping[str, Any]) -> str:

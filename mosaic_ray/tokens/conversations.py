@@ -66,13 +66,11 @@ class ConversationCounter:
             answer = _trimmed(answer)
         if not (any(question) and any(answer)):
             return None
-        pieces = self.pieces
-        total, open_ = pieces.join(self._fixed, self._open, question)
-        total, open_ = pieces.join(total, open_, (self._middle,))
-        if self._reopen is not None:
-            total, open_ = pieces.end(total, open_), self._reopen
-        total, open_ = pieces.join(total, open_, answer)
-        return pieces.end(*pieces.join(total, open_, (self._last,)))
+        join, end = self.pieces.join, self.pieces.end
+        if self._reopen is None:
+            return end(*join(self._fixed, self._open, [*question, self._middle, *answer, self._last]))
+        total = end(*join(self._fixed, self._open, [*question, self._middle]))
+        return end(*join(total, self._reopen, [*answer, self._last]))
 
     def _alone(self, text: str) -> int:
         return self.pieces.count([text])[0]

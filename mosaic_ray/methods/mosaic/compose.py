@@ -183,7 +183,7 @@ class _Draft:
         plan: _Plan,
         layout: Layout,
         meta: Sequence[str],
-        wording: Mapping[str, str | None],
+        wording: dict[str, str | None],
     ) -> None:
         self._tiles, self._strategy, self._plan = tiles, strategy, plan
         self._layout, self._meta, self._wording = layout, meta, wording
@@ -197,7 +197,7 @@ class _Draft:
         params: dict[str, Any] = {
             "layout": self._layout.params(),
             "meta": "".join(self._meta),
-            "wording": dict(self._wording),
+            "wording": self._wording,
         }
         if strategy == "permute":
             params["order"] = list(plan.answered)
