@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from tokenizers import AddedToken, Tokenizer
@@ -39,13 +39,17 @@ class ControlTokens:
         self._starts = frozenset(token[0] for token in tokens)
         self._beginnings = frozenset(token[:end] for token in tokens for end in range(1, len(token)))
         self._longest = max(map(len, tokens), default=1)
-        self._open = _Open(self._may_go_on)
+        self._judged: set[str] = set()
+        self._open: set[str] = set()
 
     def spelt_by(self, *texts: str) -> bool:
         """Whether a text holds a control token; of several, whether the text that they make together does."""
         if len(texts) > 1:
-            if self._normalized is None and not any(map(self._open.__getitem__, texts)):
-                return False
+            if self._normalized is None:
+                if not self._judged.issuperset(texts):
+                    self._judge(texts)
+                if self._open.isdisjoint(texts):
+                    return False
             texts = ("".join(texts),)
         text = texts[0]
         if self._found(text):
@@ -75,6 +79,13 @@ class ControlTokens:
             return False
         return self._pattern.search(text) is not None
 
+    def _judge(self, texts: Sequence[str]) -> None:
+        if len(self._judged) + len(texts) > OPEN_ENTRIES:
+            self._judged.clear()
+            self._open.clear()
+        self._judged.update(texts)
+        self._open.update(filter(self._may_go_on, texts))
+
     def _may_go_on(self, text: str) -> bool:
         """Whether a text holds a control token, or ends with the beginning of one."""
         end = text[-self._longest :]
@@ -84,17 +95,6 @@ class ControlTokens:
             if character in self._starts and end[place:] in self._beginnings:
                 return True
         return self._found(text)
-
-
-class _Open(dict[str, bool]):
-    def __init__(self, judge: Callable[[str], bool]) -> None:
-        self._judge = judge
-
-    def __missing__(self, text: str) -> bool:
-        if len(self) >= OPEN_ENTRIES:
-            self.clear()
-        self[text] = self._judge(text)
-        return self[text]
 
 
 def _steers(token: AddedToken, spec: TokenizerSpec) -> bool:

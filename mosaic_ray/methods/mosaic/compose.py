@@ -149,7 +149,7 @@ class MosaicMethod(BaseModel):
         """Look and wording take their numbers first, so that they are the same for any number of tiles."""
         looks = draw.ahead(LAYOUT_DRAWS + _WORDING_DRAWS)
         strategy = draw.choice(self.strategies) if len(tiles) > 1 else self._single
-        instructions = [tile.instruction for tile in tiles]
+        instructions = [tile.messages[0].content for tile in tiles]
         plan = _plan(strategy, instructions, draw)
         primary = strategy == "primary"
         layout = draw_layout(
@@ -189,7 +189,7 @@ class _Draft:
         self._layout, self._meta, self._wording = layout, meta, wording
         self.messages = (
             Woven("user", layout.instruction(instructions, meta)),
-            Woven("assistant", layout.response([tile.response for tile in tiles], plan.answered)),
+            Woven("assistant", layout.response([tile.messages[1].content for tile in tiles], plan.answered)),
         )
 
     def sample(self, tokens: int) -> Sample:
