@@ -40,17 +40,16 @@ class ConversationCounter:
         self._tests = any(frame.tests)
         self._added = tokenizer.get_added_tokens_decoder()
         before, between, after = (self._edge(tokenizer, text) for text in (frame.before, frame.between, frame.after))
-        prefix = cuts.prefix
         self._fixed = tokenizer.num_special_tokens_to_add(is_pair=False) if specials else 0
-        self._open = prefix + frame.before
+        self._open = self._opened(frame.before)
         if before is not None:
             self._fixed += self._alone(before.left) + before.fixed
-            self._open = prefix + before.right
+            self._open = self._opened(before.right)
         self._middle = frame.between
         self._reopen: str | None = None
         if between is not None:
             self._fixed += between.fixed
-            self._middle, self._reopen = between.left, prefix + between.right
+            self._middle, self._reopen = between.left, self._opened(between.right)
         self._last = frame.after
         if after is not None:
             self._fixed += after.fixed + self._alone(after.right)
@@ -66,11 +65,22 @@ class ConversationCounter:
             answer = _trimmed(answer)
         if not (any(question) and any(answer)):
             return None
+        if self.pieces.unless and (self._starts_bare(self._open, question) or self._starts_bare(self._reopen, answer)):
+            return None
         join, end = self.pieces.join, self.pieces.end
         if self._reopen is None:
             return end(*join(self._fixed, self._open, [*question, self._middle, *answer, self._last]))
         total = end(*join(self._fixed, self._open, [*question, self._middle]))
         return end(*join(total, self._reopen, [*answer, self._last]))
+
+    def _opened(self, edge: str) -> str:
+        """How a stretch of text begins that a fixed text begins, if only with its prefix."""
+        pieces = self.pieces
+        return edge if pieces.unless and edge and edge[0] in pieces.unless else pieces.prefix + edge
+
+    def _starts_bare(self, opened: str | None, parts: Parts) -> bool:
+        """Whether a stretch of text begins with a text that would get no prefix."""
+        return opened == self.pieces.prefix and next(filter(None, parts))[0] in self.pieces.unless
 
     def _alone(self, text: str) -> int:
         return self.pieces.count([text])[0]
@@ -120,4 +130,6 @@ def _without_prefix(tokenizer: Tokenizer) -> Tokenizer:
     definition = json.loads(tokenizer.to_str())
     kept = [step for step in steps(tokenizer.normalizer, "normalizers") if step["type"] != "Prepend"]
     definition["normalizer"] = {"type": "Sequence", "normalizers": kept}
+    if definition["pre_tokenizer"] and definition["pre_tokenizer"]["type"] == "Metaspace":
+        definition["pre_tokenizer"]["prepend_scheme"] = "never"
     return Tokenizer.from_str(json.dumps(definition))

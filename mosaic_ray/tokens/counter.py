@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -87,8 +86,8 @@ class TokenCounter:
     def count_batch(self, conversations: Sequence[Sequence[Message]]) -> list[int]:
         """Tokens of each conversation; faster than one by one, also later for texts made of these."""
         if self._by_pieces is not None:
-            with suppress(NotCountable):
-                self._by_pieces.pieces.seams([content for messages in conversations for _, content in messages])
+            pieces = self._by_pieces.pieces
+            pieces.seams([text for messages in conversations for _, text in messages if pieces.countable(text)])
         counts = [self._count_by_pieces(messages) for messages in conversations]
         left = [messages for messages, count in zip(conversations, counts, strict=True) if count is None]
         whole = iter(self.count_whole(left))
@@ -100,12 +99,15 @@ class TokenCounter:
 
     def count_texts(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text encoded by itself, without special tokens."""
+        counts: dict[str, int] = {}
         if self._by_pieces is not None:
-            try:
-                return self._by_pieces.pieces.count(texts)
-            except NotCountable:
-                pass
-        return [len(found) for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+            pieces = self._by_pieces.pieces
+            countable = [text for text in texts if pieces.countable(text)]
+            counts.update(zip(countable, pieces.count(countable), strict=True))
+        rest = [text for text in texts if text not in counts]
+        found = self._tokenizer.encode_batch_fast(rest, add_special_tokens=False)
+        counts.update((text, len(encoding)) for text, encoding in zip(rest, found, strict=True))
+        return [counts[text] for text in texts]
 
     def _count_by_pieces(self, messages: Sequence[Message | Woven]) -> int | None:
         if self._by_pieces is None or len(messages) != 2:

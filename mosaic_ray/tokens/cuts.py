@@ -79,11 +79,13 @@ class Cuts:
     """The safe cuts of a tokenizer.
 
     safe: between which symbols a text may be cut.
-    prefix: what the normalizer puts before each stretch of text between added tokens.
+    prefix: what is put before each stretch of text between added tokens, by the normalizer or the pre-tokenizer.
+    unless: characters that a stretch may begin with to get no prefix.
     """
 
     safe: Matrix
     prefix: str
+    unless: str = ""
 
     def between(self, left: str, right: str) -> bool:
         return bool(self.safe[symbol(left), symbol(right)])
@@ -111,11 +113,13 @@ def safe_cuts(tokenizer: Tokenizer) -> Cuts:
     _refuse_greedy(added)
     if getattr(tokenizer.model, "dropout", None):
         raise NotProven("its model drops merges at random")
-    prefix = ""
+    prefix = unless = ""
     if kinds[:1] == ["BertNormalizer"] and kinds[1:] == ["BertPreTokenizer"]:
         safe = _bert(tokenizer, normalizers[0])
+    elif kinds == ["Metaspace"]:
+        safe, prefix, unless = _vocabulary_cuts(tokenizer), *_metaspace(splitters[0])
     elif normalizers and {step["type"] for step in normalizers} <= {"Replace", "Prepend"}:
-        safe, prefix = _sentencepiece(tokenizer, normalizers, splitters)
+        safe, prefix = _vocabulary_cuts(tokenizer), _replacement(normalizers, splitters)
     elif all(step["type"] == "NFC" for step in normalizers):
         safe = _expressions(splitters)
     else:
@@ -128,7 +132,7 @@ def safe_cuts(tokenizer: Tokenizer) -> Cuts:
     safe[:, _JOINING] = False
     if not safe[symbol("a"), _SPACE]:
         raise NotProven("a token of its vocabulary can reach across a space between words")
-    return Cuts(safe, prefix)
+    return Cuts(safe, prefix, unless)
 
 
 def steps(component: Any, inside: str) -> Iterable[Mapping[str, Any]]:
@@ -215,10 +219,8 @@ def _expression(step: Mapping[str, Any]) -> str | None:
     raise NotProven(f"its pre-tokenizer is of a kind that is not known: {_listed([step])}")
 
 
-def _sentencepiece(
-    tokenizer: Tokenizer, normalizers: Sequence[Mapping[str, Any]], splitters: Sequence[Mapping[str, Any]]
-) -> tuple[Matrix, str]:
-    """Of BPE over whole texts, in which META_SPACE stands for the space."""
+def _replacement(normalizers: Sequence[Mapping[str, Any]], splitters: Sequence[Mapping[str, Any]]) -> str:
+    """The prefix of normalizers that put META_SPACE in place of the space."""
     prefix = ""
     replaced = False
     for step in normalizers:
@@ -231,6 +233,19 @@ def _sentencepiece(
     # A split at spaces finds none: all are replaced by then.
     if not replaced or any(step["type"] != "Split" or step["pattern"] != {"String": " "} for step in splitters):
         raise NotProven(f"its pre-tokenizer is of a kind that is not known: {_listed(splitters)}")
+    return prefix
+
+
+def _metaspace(step: Mapping[str, Any]) -> tuple[str, str]:
+    """The prefix of a pre-tokenizer that puts META_SPACE in place of the space, and what needs none."""
+    schemes = {"always": (" ", " " + META_SPACE), "never": ("", "")}
+    if step["replacement"] != META_SPACE or step["prepend_scheme"] not in schemes or step["split"]:
+        raise NotProven(f"its pre-tokenizer is of a kind that is not known: {_listed([step])}")
+    return schemes[step["prepend_scheme"]]
+
+
+def _vocabulary_cuts(tokenizer: Tokenizer) -> Matrix:
+    """Of BPE over whole texts, in which META_SPACE stands for the space."""
     model = tokenizer.model
     if not isinstance(model, BPE) or model.continuing_subword_prefix or model.end_of_word_suffix:
         raise NotProven("its model is not plain BPE")
@@ -243,7 +258,7 @@ def _sentencepiece(
     held = _neighbours(vocabulary)
     held[_SPACE] = held[_META]
     held[:, _SPACE] = held[:, _META]
-    return ~held, prefix
+    return ~held
 
 
 def _bert(tokenizer: Tokenizer, normalizer: Mapping[str, Any]) -> Matrix:

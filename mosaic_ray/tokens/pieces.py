@@ -67,7 +67,7 @@ class PieceCounter:
     """
 
     def __init__(self, tokenizer: Tokenizer, cuts: Cuts) -> None:
-        self.prefix = cuts.prefix
+        self.prefix, self.unless = cuts.prefix, cuts.unless
         self._tokenizer = tokenizer
         self._cuts = cuts
         self._known = _Known(self._learn)
@@ -78,9 +78,15 @@ class PieceCounter:
         self._mark_id, self._mark = _mark(added, texts, getattr(tokenizer.model, "unk_token", None))
         self._breaks = re.compile("|".join(map(re.escape, texts))) if cuts.prefix and texts else None
 
+    def countable(self, text: str) -> bool:
+        """Whether :meth:`count` takes a text: it holds no added token, and its prefix does not depend on it."""
+        return not self._breaks or not (self._breaks.search(text) or (self.unless and text[:1] in self.unless))
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """Of texts that stand by themselves."""
         prefix = self.prefix
+        if self.unless and any(text[:1] in self.unless for text in texts if text):
+            raise NotCountable
         counts, bounds, _ = self._cut([prefix + text if text else "" for text in texts])
         before = np.concatenate([[0], np.cumsum(counts)])
         found: list[int] = np.diff(before[bounds]).tolist()

@@ -183,7 +183,8 @@ def _sentencepiece(normalizer: Any, splitter: Any, added: Sequence[str], *, nast
         )
     )
     bare = Tokenizer(models.BPE())
-    bare.normalizer = normalizer
+    if normalizer is not None:
+        bare.normalizer = normalizer
     if splitter is not None:
         bare.pre_tokenizer = splitter
     definition = json.loads(bare.to_str())
@@ -262,6 +263,12 @@ MAKERS: Mapping[str, Callable[[], str]] = {
     "llama2-nasty": lambda: _sentencepiece(
         normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]),
         None,
+        ["<unk>", "<s>", "</s>"],
+        nasty=True,
+    ),
+    "llama2-by-transformers": lambda: _sentencepiece(
+        None,
+        pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False),
         ["<unk>", "<s>", "</s>"],
         nasty=True,
     ),

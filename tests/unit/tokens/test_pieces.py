@@ -28,7 +28,9 @@ def counter_of(definition: str) -> PieceCounter:
 
 
 def joined(counter: PieceCounter, parts: Sequence[str]) -> int:
-    return counter.end(*counter.join(0, counter.prefix if any(parts) else "", parts))
+    text = "".join(parts)
+    prefix = "" if not text or (counter.unless and text[0] in counter.unless) else counter.prefix
+    return counter.end(*counter.join(0, prefix, parts))
 
 
 class TestCounts:
