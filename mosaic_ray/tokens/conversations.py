@@ -17,10 +17,10 @@ Parts = Sequence[str]
 
 
 class _Edge(NamedTuple):
-    """A fixed text that holds firm added tokens: the text before the first, tokens up to the last, the text behind."""
+    """A fixed text that holds firm added tokens: the text before the first, ids up to the last, the text behind."""
 
     left: str
-    fixed: int
+    fixed: list[int]
     right: str
 
 
@@ -40,23 +40,47 @@ class ConversationCounter:
         self._tests = any(frame.tests)
         self._added = tokenizer.get_added_tokens_decoder()
         before, between, after = (self._edge(tokenizer, text) for text in (frame.before, frame.between, frame.after))
-        self._fixed = tokenizer.num_special_tokens_to_add(is_pair=False) if specials else 0
+        first, last = _specials(tokenizer) if specials else ([], [])
         self._open = self._opened(frame.before)
         if before is not None:
-            self._fixed += self._alone(before.left) + before.fixed
+            first = [*first, *self._alone(before.left), *before.fixed]
             self._open = self._opened(before.right)
-        self._middle = frame.between
+        self._middle, middle = frame.between, list[int]()
         self._reopen: str | None = None
         if between is not None:
-            self._fixed += between.fixed
-            self._middle, self._reopen = between.left, self._opened(between.right)
+            self._middle, middle, self._reopen = between.left, between.fixed, self._opened(between.right)
         self._last = frame.after
         if after is not None:
-            self._fixed += after.fixed + self._alone(after.right)
+            last = [*after.fixed, *self._alone(after.right), *last]
             self._last = after.left
+        self._fixed_ids = first, middle, last
+        self._fixed = len(first) + len(middle) + len(last)
 
     def count(self, question: Parts, answer: Parts) -> int | None:
         """Tokens of the conversation, or None where only rendering it can tell."""
+        texts = self._shown(question, answer)
+        if texts is None:
+            return None
+        question, answer = texts
+        join, end = self.pieces.join, self.pieces.end
+        if self._reopen is None:
+            return end(*join(self._fixed, self._open, [*question, self._middle, *answer, self._last]))
+        total = end(*join(self._fixed, self._open, [*question, self._middle]))
+        return end(*join(total, self._reopen, [*answer, self._last]))
+
+    def ids(self, question: Parts, answer: Parts) -> list[int] | None:
+        """Token ids of the conversation, or None where only rendering it can tell."""
+        texts = self._shown(question, answer)
+        if texts is None:
+            return None
+        asked, answered = self._open + "".join(texts[0]) + self._middle, "".join(texts[1]) + self._last
+        first, middle, last = self._fixed_ids
+        if self._reopen is None:
+            return [*first, *self.pieces.ids(asked + answered), *last]
+        return [*first, *self.pieces.ids(asked), *middle, *self.pieces.ids(self._reopen + answered), *last]
+
+    def _shown(self, question: Parts, answer: Parts) -> tuple[Parts, Parts] | None:
+        """Both texts as the frame shows them, or None where it may not be right for them."""
         if self._tests and not self._frame.holds(("".join(question), "".join(answer))):
             return None
         if self._trims_question:
@@ -67,11 +91,7 @@ class ConversationCounter:
             return None
         if self.pieces.unless and (self._starts_bare(self._open, question) or self._starts_bare(self._reopen, answer)):
             return None
-        join, end = self.pieces.join, self.pieces.end
-        if self._reopen is None:
-            return end(*join(self._fixed, self._open, [*question, self._middle, *answer, self._last]))
-        total = end(*join(self._fixed, self._open, [*question, self._middle]))
-        return end(*join(total, self._reopen, [*answer, self._last]))
+        return question, answer
 
     def _opened(self, edge: str) -> str:
         """How a stretch of text begins that a fixed text begins, if only with its prefix."""
@@ -82,8 +102,8 @@ class ConversationCounter:
         """Whether a stretch of text begins with a text that would get no prefix."""
         return opened == self.pieces.prefix and next(filter(None, parts))[0] in self.pieces.unless
 
-    def _alone(self, text: str) -> int:
-        return self.pieces.count([text])[0]
+    def _alone(self, text: str) -> list[int]:
+        return self.pieces.ids(self._opened(text)) if text else []
 
     def _edge(self, tokenizer: Tokenizer, text: str) -> _Edge | None:
         encoding = tokenizer.encode(text, add_special_tokens=False)
@@ -103,7 +123,7 @@ class ConversationCounter:
             return None
         first, last = firm[0], firm[-1]
         start, end = encoding.offsets[first][0], encoding.offsets[last][1]
-        return _Edge(text[:start], last - first + 1, text[end:])
+        return _Edge(text[:start], encoding.ids[first : last + 1], text[end:])
 
     def _is_found(self, token: AddedToken, tokenizer: Tokenizer) -> bool:
         """Whether an added token is found wherever it is written, whatever text stands around it."""
@@ -118,6 +138,15 @@ class ConversationCounter:
         return not list(steps(tokenizer.normalizer, "normalizers")) and not any(
             other in text or any(map(other.startswith, ends)) for other in sooner
         )
+
+
+def _specials(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and after a text by itself."""
+    bare, whole = (tokenizer.encode("a", add_special_tokens=specials).ids for specials in (False, True))
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return whole[:start], whole[start + len(bare) :]
+    raise NotProven("its post-processor does more than to put tokens around a text")
 
 
 def _trimmed(parts: Parts) -> Parts:

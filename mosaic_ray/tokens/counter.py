@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -74,8 +75,18 @@ class TokenCounter:
             return first_line(error)
         return None
 
-    def encode(self, messages: Sequence[Message]) -> list[int]:
+    def encode(self, messages: Sequence[Message | Woven]) -> list[int]:
         """The token ids that the trainer will see."""
+        pair = self._pair(messages)
+        if self._by_pieces is not None and pair is not None:
+            with suppress(NotCountable):
+                ids = self._by_pieces.ids(*pair)
+                if ids is not None:
+                    return ids
+        return self.encode_whole(messages)
+
+    def encode_whole(self, messages: Sequence[Message | Woven]) -> list[int]:
+        """The same, rendered and encoded whole: what every other way is held against."""
         return list(self._encode_batch([self.render(messages)])[0].ids)
 
     def count(self, messages: Sequence[Message | Woven]) -> int:
@@ -110,16 +121,11 @@ class TokenCounter:
         return [counts[text] for text in texts]
 
     def _count_by_pieces(self, messages: Sequence[Message | Woven]) -> int | None:
-        if self._by_pieces is None or len(messages) != 2:
-            return None
-        question, answer = messages
-        if question.role != "user" or answer.role != "assistant":
+        pair = self._pair(messages)
+        if self._by_pieces is None or pair is None:
             return None
         try:
-            count = self._by_pieces.count(
-                question.parts if isinstance(question, Woven) else (question.content,),
-                answer.parts if isinstance(answer, Woven) else (answer.content,),
-            )
+            count = self._by_pieces.count(*pair)
         except NotCountable:
             return None
         self._seen += 1
@@ -128,6 +134,19 @@ class TokenCounter:
             if whole != count:
                 raise MiscountError(f"{count} tokens by pieces, {whole} as a whole: {self.render(messages)[:200]!r}")
         return count
+
+    @staticmethod
+    def _pair(messages: Sequence[Message | Woven]) -> tuple[Sequence[str], Sequence[str]] | None:
+        """The texts of a question and of its answer, if that is what a conversation is."""
+        if len(messages) != 2:
+            return None
+        question, answer = messages
+        if question.role != "user" or answer.role != "assistant":
+            return None
+        return (
+            question.parts if isinstance(question, Woven) else (question.content,),
+            answer.parts if isinstance(answer, Woven) else (answer.content,),
+        )
 
     def spells_control(self, *texts: str) -> bool:
         """Whether a text holds a control token; of several, whether the text that they make together does."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -33,6 +33,9 @@ SEAM_ENTRIES: Final = 1 << 16
 
 SEAM_CHARACTERS: Final = 1 << 26
 """Length of all of them together."""
+
+ID_ENTRIES: Final = 1 << 18
+"""Pieces whose ids are kept; a full memo is emptied."""
 
 LONGEST_KEPT: Final = 64
 """Pieces of more characters hardly ever come again, and are not kept."""
@@ -73,6 +76,7 @@ class PieceCounter:
         self._known = _Known(self._learn)
         self._junctions = _Junctions(cuts)
         self._seams = _KnownSeams(self._seam)
+        self._ids: dict[str, list[int]] = {}
         added = tokenizer.get_added_tokens_decoder()
         texts = [token.content for token in added.values()]
         self._mark_id, self._mark = _mark(added, texts, getattr(tokenizer.model, "unk_token", None))
@@ -140,6 +144,22 @@ class PieceCounter:
     def end(self, total: int, open_: str) -> int:
         """The count of a text that has come to its end."""
         return total + self._known[open_] if open_ else total
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of a stretch of text that has its prefix already."""
+        known = self._ids
+        pieces = self._pieces(text) if text else []
+        fresh = [piece for piece in dict.fromkeys(pieces) if piece not in known]
+        if self._breaks is not None and any(map(self._breaks.search, fresh)):
+            raise NotCountable
+        if len(known) + len(fresh) > ID_ENTRIES:
+            known.clear()
+            fresh = list(dict.fromkeys(pieces))
+        found = self._tokenizer.encode_batch_fast(fresh, add_special_tokens=False)
+        made = {piece: encoding.ids for piece, encoding in zip(fresh, found, strict=True)}
+        ids = list(chain.from_iterable(made[piece] if piece in made else known[piece] for piece in pieces))
+        known.update((piece, numbers) for piece, numbers in made.items() if len(piece) <= LONGEST_KEPT)
+        return ids
 
     def _seam(self, text: str) -> Seams:
         """Of one text by itself."""
