@@ -38,7 +38,7 @@ def test_defaults() -> None:
     }
     assert made.method.identity == {
         "name": "mosaic-it",
-        "version": 1,
+        "version": 2,
         "tiles": "uniform",
         "max_tiles": 10,
         "strategies": ["format", "permute", "maskout"],
