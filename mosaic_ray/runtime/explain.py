@@ -65,6 +65,7 @@ def explain(run: Run, part: str, row: int) -> Explanation:
     work.staged = False
     sources = [Source(source["file"], source["row"]) for source in found["sources"]]
     item, addresses = _cells_of(run, sources)
+    work.counter.start(whole=True)
     records = work.load(item).by_source
     missing = [source for source in sources if source not in records]
     if missing:

@@ -410,11 +410,3 @@ def _ranges(cells: Sequence[Cell]) -> str:
     spans = row_spans(cells)
     shown = ", ".join(f"{start}-{end - 1}" for start, end in spans[:3])
     return shown + (f" and {len(spans) - 3} ranges more" if len(spans) > 3 else "")
-
-
-def totals_of(parts: Sequence[Mapping[str, Any]]) -> Totals:
-    """The sum over parts as receipts describe them."""
-    totals = Totals()
-    for part in parts:
-        totals.merge(part["totals"])
-    return totals

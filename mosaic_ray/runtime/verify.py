@@ -57,6 +57,7 @@ class VerifyWork:
         self.work.prepare()
 
     def __call__(self, wanted: VerifyItem) -> Findings:
+        self.work.counter.start(whole=True)  # nothing here may rest on the pieces that the run was counted by
         loaded = self.work.load(wanted.item)
         findings = Findings(
             records=len(loaded.plain) + len(loaded.whole) + len(loaded.rejects),

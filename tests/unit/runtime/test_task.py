@@ -33,7 +33,6 @@ from mosaic_ray.runtime.task import (
     rejects_path,
     row_spans,
     task_item,
-    totals_of,
 )
 from mosaic_ray.seeding import Key
 from mosaic_ray.tokens import TokenCounter, TokenizerSpec, load_tokenizer
@@ -426,17 +425,23 @@ def test_an_input_that_changed_its_number_of_records_is_noticed(make: Make) -> N
         bench.work(wrong)
 
 
+def test_a_task_whose_pieces_miscount_is_done_again_with_whole_counts(make: Make) -> None:
+    (honest,), bench = make(pairs(40)).run(), make(pairs(40))
+    pieces = bench.work.counter._proven.pieces
+    pieces._cuts.safe[:] = True
+    pieces._junctions.clear()
+    (receipt,) = bench.run()
+    assert honest.whole_because is None
+    assert receipt.whole_because is not None
+    assert " tokens by pieces, " in receipt.whole_because
+    assert receipt.parts == honest.parts
+
+
 class TestReceipts:
     @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"7", b"{}", b'{"task": 1}', b"\xff", b'{"strange": 1}'])
     def test_damaged(self, data: bytes) -> None:
         with pytest.raises(ValueError, match="not a receipt: "):
             Receipt.from_json(data)
-
-    def test_totals_of_parts_add_up(self, make: Make) -> None:
-        (receipt,) = make(pairs(40)).run()
-        totals = totals_of(receipt.parts)
-        assert totals.tiles == 80
-        assert totals.samples == sum(part["rows"] for part in receipt.parts)
 
     def test_paths_sort_as_tasks_do(self) -> None:
         assert receipt_path(7) == "_mosaic/receipts/task-00007.json"
