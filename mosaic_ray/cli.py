@@ -1,4 +1,4 @@
-"""The command line: ``run`` (what a bare call does), ``plan``, ``verify`` and ``explain``.
+"""The command line: ``run`` (what a bare call does), ``plan``, ``verify``, ``explain`` and ``cost``.
 
 The options are the fields of the models in ``config.py`` and of the method, so a flag, a key of the YAML file and a
 field of the settings are one thing with one description.
@@ -6,6 +6,7 @@ field of the settings are one thing with one description.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import signal
@@ -17,31 +18,34 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 import yaml
-from pydantic import BaseModel
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from mosaic_ray import __version__
-from mosaic_ray.config import Execution, Job, job_from, models_of
-from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError
+from mosaic_ray.config import AnyView, Execution, Job, ViewSpec, job_from, models_of
+from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError, VerificationError
+from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.methods.mosaic import MosaicMethod
+from mosaic_ray.methods.catalog import METHODS
 from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.run import Run, open_run, reopen
 from mosaic_ray.runtime.stock import take_stock
+from mosaic_ray.runtime.viewing import finished_view, make_view, view_path
 from mosaic_ray.text import seen
 
 log = logging.getLogger("mosaic_ray")
 
-METHODS: Mapping[str, type[BaseModel]] = {"mosaic-it": MosaicMethod}
-"""Every method by name; the only place that knows them all."""
+METHOD = METHODS["mosaic-it"]
+"""The method whose options the commands have."""
 
 SECTIONS: Mapping[str, str] = {
     "places": "Where things are",
     "settings": "What is made (a change changes the bytes)",
     "method": "How records are composed (a change changes the bytes)",
+    "views": "What else is written of the samples (may be added later)",
     "execution": "How fast (a change changes no byte)",
 }
 OUTSIDE_TERMINAL = 120
@@ -98,13 +102,13 @@ def _written(default: object) -> str:
 def _click_type(annotation: Any) -> click.ParamType[Any]:
     if get_origin(annotation) is Literal:
         return click.Choice(get_args(annotation))
-    if annotation is int:
+    if annotation in (int, int | None):
         return click.INT
     return click.FLOAT if annotation is float else click.STRING
 
 
 def _options(*parts: str) -> list[click.Parameter]:
-    models = models_of(MosaicMethod)
+    models = models_of(METHOD)
     return [_Option(name, field, SECTIONS[part]) for part in parts for name, field in models[part].model_fields.items()]
 
 
@@ -122,7 +126,7 @@ def _job_command(action: Callable[[Job], None], name: str, help: str) -> None:
 
     def call(config: Path | None, **options: Any) -> None:
         given = {key: value for key, value in options.items() if value is not None and value != ()}
-        action(job_from({**_yaml_options(config), **given}, MosaicMethod))
+        action(job_from({**_yaml_options(config), **given}, METHOD))
 
     config = click.Option(
         ["--config"], type=click.Path(path_type=Path), help="YAML file of the options below; flags win over it."
@@ -131,12 +135,12 @@ def _job_command(action: Callable[[Job], None], name: str, help: str) -> None:
 
 
 def _run(job: Job) -> None:
-    from mosaic_ray.pages import publish_pages
+    from mosaic_ray.pages import publish_pages, publish_view_card
     from mosaic_ray.show import show_manifest
 
     if job.execution.engine == "ray" and any("memory://" in uri for uri in (*job.places.input, job.places.output)):
         raise SettingsError("memory:// is the memory of one process, and Ray has several; give --engine in-process")
-    manifest = run_job(job, lambda: _engine(job.execution), finish=publish_pages)
+    manifest = run_job(job, lambda: _engine(job.execution), finish=publish_pages, finish_view=publish_view_card)
     present = Storage.at(job.places.output, job.places.output_options, error=StorageError).uri()
     show_manifest(manifest, _console(), output=present)
 
@@ -158,6 +162,10 @@ _job_command(_plan, "plan", "Say what 'run' would do: files, records, tasks, exp
 def _verify(output: str, recompute: int, **options: Any) -> None:
     from mosaic_ray.runtime.verify import verify
 
+    home, view = _view_at(output, options)
+    if view is not None:
+        _verify_view(home, view, options)
+        return
     run, execution = _finished(output, options)
     with _engine(execution) as engine:
         found = verify(run, engine, recompute=recompute)
@@ -168,13 +176,72 @@ def _verify(output: str, recompute: int, **options: Any) -> None:
     )
 
 
+def _verify_view(home: str, view: ViewSpec, options: Mapping[str, Any]) -> None:
+    from mosaic_ray.runtime.verify_view import verify_view
+
+    run, execution = _finished(home, options)
+    with _engine(execution) as engine:
+        found = verify_view(run, engine, view)
+    click.echo(
+        f"verified {run.output.uri(view_path(view))}: {found.parts} parts, {found.rows:,} rows. Made again of the data "
+        "set every part has the same rows, and the labels decode to the answers."
+    )
+
+
+def _view_at(address: str, options: Mapping[str, Any]) -> tuple[str, ViewSpec | None]:
+    """The data set that a view at an address belongs to, and which view that is; None if it is the data set itself."""
+    from mosaic_ray.runtime.verify_view import kept_view
+
+    given = {key: value for key, value in options.items() if key == "output_options" and value is not None}
+    places = job_from({"output": address, **given}, METHOD).places
+    view = kept_view(Storage.at(address, places.output_options, error=VerificationError))
+    return address.rstrip("/").removesuffix(view_path(view)).rstrip("/") if view else address, view
+
+
 def _explain(place: str, **options: Any) -> None:
     from mosaic_ray.runtime.explain import explain, split_place
+    from mosaic_ray.runtime.verify_view import samples_of
     from mosaic_ray.show import show_explanation
 
     output, part, row = split_place(place)
-    run, _ = _finished(output, options)
-    show_explanation(explain(run, part, row), _console())
+    home, view = _view_at(output, options)
+    run, _ = _finished(home, options)
+    rows = [row] if view is None else samples_of(run, view, part, row)
+    for number in rows:
+        if view is not None:
+            click.echo(f"{run.output.uri(part)}:{number}")
+        show_explanation(explain(run, part, number), _console())
+
+
+def _cost(output: str, batch_size: int, max_length: int | None, as_json: bool, **options: Any) -> None:
+    from mosaic_ray.runtime.cost import cost
+    from mosaic_ray.show import show_cost
+
+    run, execution = _finished(output, options)
+    found = cost(run, lambda: _engine(execution), batch_size=batch_size, max_length=max_length)
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        show_cost(found, _console())
+
+
+def _view(output: str, view: AnyView, sequence_length: int | None, **options: Any) -> None:
+    from mosaic_ray.pages import publish_view_card
+    from mosaic_ray.show import show_view
+
+    run, execution = _finished(output, options)
+    manifest = read_manifest(run.output)
+    if sequence_length is None and view == "packed":
+        sequence_length = run.settings.max_tokens
+    try:
+        spec = ViewSpec(view=view, sequence_length=sequence_length)
+    except ValidationError:
+        raise SettingsError(f"--sequence-length is for --view packed; {view} has rows of one sample each") from None
+    made = finished_view(run, manifest, spec)
+    if made is None:
+        with _engine(execution) as engine:
+            made = make_view(run, engine, manifest, spec, finish=publish_view_card)
+    show_view(made, _console(), output=run.output.uri(view_path(spec)))
 
 
 def _moved() -> list[click.Parameter]:
@@ -188,7 +255,8 @@ app.add_command(
         "verify",
         callback=_verify,
         help="Check a finished data set against its manifest and its source: checksums, accounting, token counts, and "
-        "that every sample obeys its meta-instruction.",
+        "that every sample obeys its meta-instruction. A view (OUT/views/NAME) is made again of its data set, and its "
+        "labels are decoded.",
         params=[
             click.Argument(["output"]),
             click.Option(["--recompute"], type=click.IntRange(min=0), default=0, metavar="K",
@@ -200,13 +268,48 @@ app.add_command(
 )  # fmt: skip
 app.add_command(
     _Sectioned(
+        "view",
+        callback=_view,
+        help="Make a view of a finished data set, under OUTPUT/views/: the same samples in other columns. Nothing is "
+        "composed again.",
+        params=[
+            click.Argument(["output"]),
+            click.Option(["--view"], type=click.Choice(get_args(AnyView)), required=True, help="Which one."),
+            click.Option(["--sequence-length"], type=click.IntRange(min=1),
+                         help="Tokens of a sequence of the view packed. Without it: the --max-tokens of the run."),
+            *(option for option in _moved() if option.name == "output_options"),
+            *_options("execution"),
+        ],
+    )
+)  # fmt: skip
+app.add_command(
+    _Sectioned(
         "explain",
         callback=_explain,
         help="Show one sample: its tiles with their source file and row, what was drawn, and its token counts. "
-        "PART:ROW is as in OUT/data/train-00000-of-00004.parquet:7, rows counted from 0.",
+        "PART:ROW is as in OUT/data/train-00000-of-00004.parquet:7, rows counted from 0. Of a view's row, the samples "
+        "that it holds.",
         params=[click.Argument(["place"], metavar="PART:ROW"), *_moved()],
     )
 )
+app.add_command(
+    _Sectioned(
+        "cost",
+        callback=_cost,
+        help="Say what training on a finished data set costs beside training on its records: optimizer steps, and "
+        "tokens computed over, for rows padded to the maximum, padded to their batch, and packed.",
+        params=[
+            click.Argument(["output"]),
+            click.Option(["--batch-size"], type=click.IntRange(min=1), default=128, show_default=True, metavar="ROWS",
+                         help="Rows a step of the optimizer, over all ranks and accumulated batches."),
+            click.Option(["--max-length"], type=click.IntRange(min=1), metavar="TOKENS",
+                         help="Tokens that the trainer gives a row.  [default: the run's --max-tokens]"),
+            click.Option(["--json", "as_json"], is_flag=True, help="Print the figures as JSON."),
+            *_moved(),
+            *_options("execution"),
+        ],
+    )
+)  # fmt: skip
 
 
 class _PlainNumbers(yaml.SafeLoader):
@@ -236,7 +339,7 @@ def _yaml_options(path: Path | None) -> dict[str, Any]:
 def _finished(output: str, options: Mapping[str, Any]) -> tuple[Run, Execution]:
     """A finished run opened again, and how to execute on it."""
     given = {key: value for key, value in options.items() if value is not None and key != "input"}
-    job = job_from({"output": output, **given}, MosaicMethod)
+    job = job_from({"output": output, **given}, METHOD)
     storage = Storage.at(output, job.places.output_options, error=StorageError)
     inputs: Sequence[str] = options.get("input") or ()
     return reopen(storage, METHODS, inputs=inputs, input_options=job.places.input_options or None), job.execution

@@ -1,16 +1,16 @@
 """What a run is told: where things are, what it makes of them, and how fast.
 
-The three are apart because they count differently. :class:`Settings`, and the options of the method, decide the bytes,
+They are apart because they count differently. :class:`Settings`, and the options of the method, decide the bytes,
 so they are fingerprinted and a resumed run must bring the same. :class:`Places` are addresses: what lies there is
-identified by its content (input, tokenizer), so a copy elsewhere gives the same data set. :class:`Execution` may
-change from one resume to the next.
+identified by its content (input, tokenizer), so a copy elsewhere gives the same data set. :class:`Views` and
+:class:`Execution` may change from one resume to the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, cast, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -20,7 +20,11 @@ from mosaic_ray.methods.base import Method
 EMBEDDED = "embedded"
 """The name that stands for the corpus, or the tokenizer, that the package ships."""
 
-View = Literal["messages", "prompt-completion", "alpaca"]
+View = Literal["messages", "prompt-completion", "alpaca", "sharegpt"]
+"""Views of text, which a run writes."""
+
+AnyView = Literal["messages", "prompt-completion", "alpaca", "sharegpt", "tokenized", "packed"]
+TOKEN_VIEWS: Final = ("tokenized", "packed")
 MultiTurn = Literal["pass", "first", "reject"]
 Overlong = Literal["reject", "fail"]
 SpecialTokens = Literal["escape", "strip", "reject"]
@@ -31,13 +35,38 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, validate_default=True)
 
 
+class ViewSpec(_Frozen):
+    """One view: what it is, and how long its sequences are if it is ``packed``."""
+
+    view: AnyView
+    sequence_length: int | None = None
+
+    @model_validator(mode="after")
+    def _length_of_packed(self) -> ViewSpec:
+        if (self.view == "packed") != (self.sequence_length is not None):
+            raise ValueError("a sequence length belongs to the view packed, and to no other")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What its directory is called."""
+        return self.view if self.sequence_length is None else f"{self.view}-{self.sequence_length}"
+
+    @property
+    def text_view(self) -> View:
+        """Only of a view of text."""
+        if self.view in TOKEN_VIEWS:
+            raise ValueError(f"{self.view} is no view of text")
+        return cast(View, self.view)
+
+
 class Settings(_Frozen):
     """All that decides the bytes of the output, beside the input and the tokenizer themselves."""
 
     epochs: int = Field(4, ge=1, le=1000, description="Times the whole corpus is tiled, anew each time.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Of everything that is drawn.")
     max_tokens: int = Field(2048, ge=1, le=2**31 - 1, description="Token budget of a sample.")
-    view: View = Field("messages", description="Columns for the trainer.")
+    view: View = Field("messages", description="Columns of the samples, for the trainer.")
     columns: dict[Roles, str] = Field(
         {},
         description="Names of columns that are not among the known ones, as in instruction=question,response=answer "
@@ -53,6 +82,12 @@ class Settings(_Frozen):
         description="A text that spells a special token: escape it by a space, strip it, or reject the record.",
     )
     task_records: int = Field(8192, ge=1, le=2**31 - 1, description="Records that a task mixes and tiles.")
+    world_size: int = Field(
+        1,
+        ge=1,
+        le=2**20,
+        description="Processes that will train: each epoch has a multiple of so many parts, of nearly equal size.",
+    )
 
     @field_validator("columns", mode="before")
     @classmethod
@@ -109,6 +144,26 @@ class Places(_Frozen):
         return self
 
 
+class Views(_Frozen):
+    """Further views of the same samples; they can be made at any time, so they are no part of a run's identity."""
+
+    also: tuple[AnyView, ...] = Field(
+        (),
+        description=f"Further views of the samples, each a data set under views/, as in tokenized,packed: "
+        f"{', '.join(get_args(AnyView))}.",
+    )
+    sequence_length: int | None = Field(
+        None, ge=1, le=2**31 - 1, description="Tokens of a sequence of the view packed. Without it: --max-tokens."
+    )
+
+    @field_validator("also", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [name.strip() for name in value.split(",") if name.strip()]
+        return tuple(value) if isinstance(value, list) else value
+
+
 class Workers(_Frozen):
     """How many workers a run may have; ``most`` None is one for every processor of the cluster."""
 
@@ -154,17 +209,36 @@ class Execution(_Frozen):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run: the three kinds of settings and the method with its options."""
+    """One run: its settings by their kinds, and the method with its options."""
 
     places: Places
     settings: Settings
+    views: Views
     execution: Execution
     method: Method
+
+    def further_views(self) -> list[ViewSpec]:
+        """The views to make beside the one that the run writes.
+
+        Raises SettingsError for the view of the run itself, and where samples may be longer than a sequence.
+        """
+        length = self.views.sequence_length or self.settings.max_tokens
+        if self.settings.view in self.views.also:
+            raise SettingsError(f"also = {self.settings.view}: the run writes this view anyway, by --view")
+        if "packed" in self.views.also and length < self.settings.max_tokens:
+            raise SettingsError(
+                f"sequence_length = {length}: a sample may have --max-tokens {self.settings.max_tokens}, and the view "
+                "packed holds whole samples. Give a longer sequence, or fewer --max-tokens"
+            )
+        return [
+            ViewSpec(view=view, sequence_length=length if view == "packed" else None)
+            for view in dict.fromkeys(self.views.also)
+        ]
 
 
 def models_of(method: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """The models whose fields are all the options there are, by the part of a :class:`Job` they make."""
-    return {"places": Places, "settings": Settings, "method": method, "execution": Execution}
+    return {"places": Places, "settings": Settings, "method": method, "views": Views, "execution": Execution}
 
 
 def job_from(options: Mapping[str, Any], method: type[BaseModel]) -> Job:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mosaic_ray.io.cells import InputFile
+from mosaic_ray.runtime.cost import Cost, Regime, saved
 from mosaic_ray.runtime.explain import Explanation
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.run import Run
@@ -68,6 +69,30 @@ def show_manifest(manifest: Mapping[str, Any], console: Console, *, output: str 
         ("load it", load),
     ):
         console.print(_line(f"{what + ':':18}{how}"), soft_wrap=True)
+
+
+def show_view(manifest: Mapping[str, Any], console: Console, *, output: str) -> None:
+    """The outcome of making a view.
+
+    output: where it lies.
+    """
+    totals, packing, left_out = manifest["totals"], manifest["packing"], manifest["accounting"]["left_out"]
+    table = Table.grid(padding=(0, 2))
+    table.add_row("view", _line(output))
+    table.add_row("dataset_digest", _line(manifest["dataset_digest"]))
+    lost = "".join(f", {count:,} left out ({reason})" for reason, count in left_out.items())
+    table.add_row("rows", f"{totals['rows']:,} of {totals['samples']:,} samples{lost}")
+    if totals["tokens"]:
+        trained = totals["trained_tokens"] / totals["tokens"]
+        table.add_row("tokens", f"{totals['tokens']:,}, {trained:.1%} of them trained")
+    if packing is not None:
+        table.add_row(
+            "packing",
+            f"{packing['samples_per_row']:.2f} samples a row; {packing['efficiency']:.2%} of "
+            f"{packing['sequence_length']} tokens a row are used, {packing['least_rows']:,} rows would be the least",
+        )
+    table.add_row("seconds", str(manifest["created"]["seconds"]))
+    console.print(table)
 
 
 def show_plan(run: Run, files: Sequence[InputFile], plan: Plan, console: Console) -> None:
@@ -147,6 +172,45 @@ def show_explanation(explanation: Explanation, console: Console) -> None:
                 position[part] = at + len(part)
         console.print()
         console.print(Panel(text, title=_line(message.role), title_align="left"))
+
+
+def show_cost(cost: Cost, console: Console) -> None:
+    """What training on a data set costs, beside training on its records."""
+    limit = cost.max_length
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column(f"{cost.epochs} epoch{'s' * (cost.epochs > 1)}, {cost.batch_size:,} rows a step")
+    for name in ("records", "data set", "saved"):
+        table.add_column(name, justify="right")
+
+    def add(name: str, before: float, after: float) -> None:
+        table.add_row(name, f"{before:,.0f}", f"{after:,.0f}", f"{saved(before, after):.1%}")
+
+    def regime(title: str, before: Regime, after: Regime) -> None:
+        table.add_row()
+        table.add_row(title)
+        if before.rows != cost.records.rows or after.rows != cost.data_set.rows:
+            add("  sequences", before.rows, after.rows)
+        add("  optimizer steps", before.steps, after.steps)
+        add("  tokens computed", before.computed, after.computed)
+
+    records, made = cost.records, cost.data_set
+    add("rows", records.rows, made.rows)
+    add("tokens without padding", records.tokens, made.tokens)
+    regime(f"every row padded to {limit:,} tokens", records.padded_to_max, made.padded_to_max)
+    regime("rows padded to the longest of their batch (mean)", records.padded_to_batch, made.padded_to_batch)
+    regime(f"packed into sequences of {limit:,} tokens", records.packed, made.packed)
+    console.print(table)
+    console.print()
+    for what, before, after in (
+        ("Padded to the maximum, rows are what costs", records.padded_to_max, made.padded_to_max),
+        ("Packed, tokens are what costs", records.packed, made.packed),
+    ):
+        steps, tokens = saved(before.steps, after.steps), saved(before.computed, after.computed)
+        console.print(f"{what}: {_fewer(steps)} steps, {_fewer(tokens)} tokens computed.", highlight=False)
+
+
+def _fewer(share: float) -> str:
+    return f"{abs(share):.1%} {'more' if share < 0 else 'fewer'}"
 
 
 def _line(text: str, *, style: str = "") -> Text:

@@ -29,10 +29,11 @@ ACL 2025).
 """,
 }
 
-_COLUMNS: Final[Mapping[str, str]] = {
+COLUMNS: Final[Mapping[str, str]] = {
     "messages": "the conversation",
     "prompt": "what the model is given",
     "completion": "what it is to say",
+    "conversations": "the conversation, as ShareGPT has it",
     "instruction": "what the model is given",
     "input": "always empty: the inputs of the source records are in `instruction`",
     "output": "what the model is to say",
@@ -88,7 +89,7 @@ def _about(manifest: Mapping[str, Any]) -> str:
     """
     return f"""# {counted(samples, "sample")} composed of {records}
 
-{_filled(outline)}
+{filled(outline)}
 
 {_ABOUT.get(method, "")}
 No licence is stated here: the texts are those of the source, and so are the rights to them. `report.html` shows
@@ -115,7 +116,7 @@ files = "s3://BUCKET/PATH/data/train-*.parquet"
 train = load_dataset("parquet", data_files=files, split="train")
 ```
 
-{_filled(passes)}
+{filled(passes)}
 """
 
 
@@ -140,8 +141,8 @@ def _lengths(manifest: Mapping[str, Any]) -> str:
 def _columns(manifest: Mapping[str, Any]) -> str:
     chat = manifest["tokenizer"]["chat_template"] is not None
     schema = ViewSchema(manifest["settings"]["view"], chat).schema
-    rows = [[code(field.name), _type(field.type), _COLUMNS[field.name]] for field in schema]
-    return f"## Columns\n\n{_table(['column', 'type', 'meaning'], rows)}"
+    rows = [[code(field.name), column_type(field.type), COLUMNS[field.name]] for field in schema]
+    return f"## Columns\n\n{table(['column', 'type', 'meaning'], rows)}"
 
 
 def _accounting(manifest: Mapping[str, Any]) -> str:
@@ -156,7 +157,7 @@ def _accounting(manifest: Mapping[str, Any]) -> str:
         ]
         for entry, totals in zip(accounting["epochs"], manifest["epochs"], strict=True)
     ]
-    table = _table(heads, rows[:_MOST_EPOCHS], numbers=len(heads))
+    listed = table(heads, rows[:_MOST_EPOCHS], numbers=len(heads))
     more = len(rows) - _MOST_EPOCHS
     rest = f"\nand {counted(more, 'epoch')} more, in `manifest.json`.\n" if more > 0 else ""
     policies = manifest["policies"]
@@ -171,9 +172,9 @@ def _accounting(manifest: Mapping[str, Any]) -> str:
     """
     return f"""## Where the records went
 
-{_filled(rule)}
+{filled(rule)}
 
-{table}{rest}{said}"""
+{listed}{rest}{said}"""
 
 
 def _rejects(manifest: Mapping[str, Any]) -> str:
@@ -192,9 +193,9 @@ def _rejects(manifest: Mapping[str, Any]) -> str:
     """
     return f"""## Rejected records
 
-{_filled(rule)}
+{filled(rule)}
 
-{_table(["reason", "records", "share", "meaning"], rows, numbers=(1, 2))}"""
+{table(["reason", "records", "share", "meaning"], rows, numbers=(1, 2))}"""
 
 
 def _making(manifest: Mapping[str, Any]) -> str:
@@ -212,7 +213,7 @@ def _making(manifest: Mapping[str, Any]) -> str:
     ]
     return f"""## How it was made
 
-{_table(["setting", "value"], rows)}
+{table(["setting", "value"], rows)}
 The same source, settings and versions give the same rows, and so the same digest of the data set, on any number of
 machines.
 """
@@ -234,16 +235,19 @@ has moved, say so with `--input`.
 """
 
 
-def _type(kind: pa.DataType) -> str:
-    return f"list of {' and '.join(map(code, kind.value_type.names))}" if pa.types.is_list(kind) else code(kind)
+def column_type(kind: pa.DataType) -> str:
+    if not pa.types.is_list(kind):
+        return code(kind)
+    item = kind.value_type
+    return f"list of {' and '.join(map(code, item.names)) if pa.types.is_struct(item) else code(item)}"
 
 
-def _filled(text: str) -> str:
+def filled(text: str) -> str:
     """A paragraph in lines of equal length, whatever values it was made with."""
     return textwrap.fill(" ".join(text.split()), 118, break_long_words=False, break_on_hyphens=False)
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int | Sequence[int] = ()) -> str:
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int | Sequence[int] = ()) -> str:
     """numbers: which columns stand right; a number is that many from the first."""
     right = set(range(numbers) if isinstance(numbers, int) else numbers)
     rule = ["---:" if column in right else "---" for column in range(len(heads))]

@@ -12,6 +12,7 @@ from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.pages.card import card
 from mosaic_ray.pages.report import Shown, report
+from mosaic_ray.pages.view_card import view_card
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import ViewSchema
 
@@ -34,6 +35,11 @@ def publish_pages(run: Run, manifest: Mapping[str, Any]) -> None:
     pages = {CARD: card(manifest), REPORT: report(manifest, _samples(run, manifest), _rejects(run.output, manifest))}
     for path, text in pages.items():
         run.output.publish(path, text.encode("utf-8"))
+
+
+def publish_view_card(view: Storage, manifest: Mapping[str, Any]) -> None:
+    """Publish the card of a view at its root."""
+    view.publish(CARD, view_card(manifest).encode("utf-8"))
 
 
 def _samples(run: Run, manifest: Mapping[str, Any]) -> list[Shown]:

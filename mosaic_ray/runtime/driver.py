@@ -33,6 +33,7 @@ from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
 from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, stored_inventory, take_stock
 from mosaic_ray.runtime.task import RECEIPTS, task_item
+from mosaic_ray.runtime.viewing import FinishView, finished_view, make_view
 
 log = logging.getLogger("mosaic_ray")
 
@@ -42,38 +43,68 @@ TOLD_REASONS: Final = 5
 
 
 def run_job(
-    job: Job, make_engine: Callable[[], Engine], *, finish: Callable[[Run, Mapping[str, Any]], None]
+    job: Job,
+    make_engine: Callable[[], Engine],
+    *,
+    finish: Callable[[Run, Mapping[str, Any]], None],
+    finish_view: FinishView = lambda *_: None,
 ) -> dict[str, Any]:
-    """Run a job to its manifest, or resume it, and return the manifest.
+    """Run a job to its manifest, or resume it, make the further views it asks for, and return the manifest.
 
     make_engine: called once the settings are known to be good, because a cluster takes seconds to start.
-    finish: writes what people read (card, report) from the manifest, before the manifest itself is published.
+    finish, finish_view: write what people read (card, report) from a manifest, before the manifest itself is published.
 
     Raises a MosaicError for everything that can go wrong; what is done by then stays and is not done again.
     """
     run = open_run(job)
+    views = job.further_views()
     resumed = _begun(run)
-    if resumed and run.output.exists(MANIFEST):
-        manifest = read_manifest(run.output)
-        confirm_unchanged(run)
-        lost, _ = compared(run.output, manifest)
-        if not lost:
-            log.info("%s is finished already; nothing to do", run.output.uri())
-            return manifest
-        log.warning("%s: %d parts are lost (%s); they are made again", run.output.uri(), len(lost), lost[0])
-        run.output.delete(MANIFEST)
+    manifest = _finished(run) if resumed else None
+    if manifest is not None and all(finished_view(run, manifest, view) for view in views):
+        log.info("%s is finished already; nothing to do", run.output.uri())
+        return manifest
     started = datetime.now(UTC)
     with make_engine() as engine:
         _ = run.tokenizer  # an error of it comes before the inventory
-        files = take_stock(run, engine, known=known_inventory(run.output) if resumed else [], stage=run.output)
-        plan = run.plan(files)
-        name = run.fingerprint(plan)
-        keep(run, plan, name)
-        ledger = Ledger(plan, run=name, max_reject_share=job.execution.max_reject_share)
-        ledger.resume(run.output)
-        if ledger.done:
-            log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
-        run_tasks(run, engine, plan, ledger)
+        if manifest is None:
+            manifest = _compose(run, engine, started, finish, resumed=resumed)
+        for view in views:
+            make_view(run, engine, manifest, view, finish=finish_view)
+    return manifest
+
+
+def _finished(run: Run) -> dict[str, Any] | None:
+    """The manifest of a run that is finished already. Raises DriftError where its input has changed since."""
+    if not run.output.exists(MANIFEST):
+        return None
+    manifest = read_manifest(run.output)
+    confirm_unchanged(run)
+    lost, _ = compared(run.output, manifest)
+    if not lost:
+        return manifest
+    log.warning("%s: %d parts are lost (%s); they are made again", run.output.uri(), len(lost), lost[0])
+    run.output.delete(MANIFEST)
+    return None
+
+
+def _compose(
+    run: Run,
+    engine: Engine,
+    started: datetime,
+    finish: Callable[[Run, Mapping[str, Any]], None],
+    *,
+    resumed: bool,
+) -> dict[str, Any]:
+    """From the inventory to the published manifest."""
+    files = take_stock(run, engine, known=known_inventory(run.output) if resumed else [], stage=run.output)
+    plan = run.plan(files)
+    name = run.fingerprint(plan)
+    keep(run, plan, name)
+    ledger = Ledger(plan, run=name, max_reject_share=run.job.execution.max_reject_share)
+    ledger.resume(run.output)
+    if ledger.done:
+        log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
+    run_tasks(run, engine, plan, ledger)
     manifest = make_manifest(run, plan, ledger, name, started)
     finish(run, manifest)
     _clean_up(run, plan, manifest)

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import orjson
 
+from mosaic_ray.errors import VerificationError
 from mosaic_ray.io.cells import InputFile
 from mosaic_ray.io.manifest import dataset_digest, inventory_entry
+from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.driver import plan_entry
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.run import Run
@@ -66,6 +68,17 @@ class Findings:
         for epoch, totals in other.epochs.items():
             self.epochs.setdefault(epoch, Totals()).merge(totals.to_dict())
         self.problems += other.problems[: SHOWN - len(self.problems)]
+
+    def raise_for(self, output: Storage) -> None:
+        """Raise VerificationError that lists what is wrong, if anything is."""
+        if not self.wrong:
+            return
+        shown = "\n".join(f"- {problem}" for problem in self.problems)
+        more = self.wrong - len(self.problems)
+        raise VerificationError(
+            f"{output.uri()}: {self.wrong} problem{'s' * (self.wrong > 1)}\n{shown}"
+            + (f"\nand {more} more" if more > 0 else "")
+        )
 
 
 def listed(manifest: Mapping[str, Any], findings: Findings) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

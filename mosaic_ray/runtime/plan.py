@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mosaic_ray.errors import SettingsError
 from mosaic_ray.fingerprint import fingerprint
 from mosaic_ray.io.cells import Cell, InputFile
 from mosaic_ray.seeding import Key
@@ -59,15 +60,25 @@ class TaskSpec:
 class Plan:
     """The tasks of a run, each made when asked for, so that a plan of millions of cells stays a few arrays."""
 
-    def __init__(self, files: Sequence[InputFile], *, seed: int, epochs: int, task_records: int) -> None:
+    def __init__(
+        self, files: Sequence[InputFile], *, seed: int, epochs: int, task_records: int, world_size: int = 1
+    ) -> None:
+        """world_size: what the number of tasks is a multiple of. Raises SettingsError where some would be empty."""
         self.files = files
         self.epochs = epochs
         self._first_cell = np.cumsum([0, *(len(file.cells) for file in files)], dtype=np.int64)
         records = np.concatenate([np.empty(0, np.int32), *(file.cells.column("records") for file in files)])
         self.records = int(records.sum(dtype=np.int64))
-        self.tasks = _task_count(files, self.records, task_records)
+        self.tasks = -(-_task_count(files, self.records, task_records) // world_size) * world_size
         self._order = Key(seed, "plan").permutation(len(records))
         self._bounds = _bounds(records[self._order], self.tasks)
+        if world_size > 1 and not np.diff(self._bounds).all():
+            raise SettingsError(
+                f"world_size = {world_size}: an epoch would have {self.tasks} parts, some of them empty: the "
+                f"{self.records} records of the input stand in {len(records)} cells of at most "
+                f"{cell_records(task_records)}, which are not cut. Give fewer --task-records than {task_records}, or a "
+                "smaller --world-size"
+            )
 
     def __len__(self) -> int:
         return self.tasks

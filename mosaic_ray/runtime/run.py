@@ -91,7 +91,7 @@ class Run:
 
     def plan(self, files: Sequence[InputFile]) -> Plan:
         s = self.settings
-        return Plan(files, seed=s.seed, epochs=s.epochs, task_records=s.task_records)
+        return Plan(files, seed=s.seed, epochs=s.epochs, task_records=s.task_records, world_size=s.world_size)
 
     def work(self, run: str) -> TaskWork:
         return TaskWork(

@@ -257,11 +257,5 @@ def verify(run: Run, engine: Engine, *, recompute: int = 0) -> Findings:
     if findings.parts == plan.tasks * plan.epochs:  # else they cannot agree, and why is said already
         for problem in count_problems(manifest, findings, files, plan):
             findings.report(problem)
-    if findings.wrong:
-        shown = "\n".join(f"- {problem}" for problem in findings.problems)
-        more = findings.wrong - len(findings.problems)
-        raise VerificationError(
-            f"{run.output.uri()}: {findings.wrong} problem{'s' * (findings.wrong > 1)}\n{shown}"
-            + (f"\nand {more} more" if more > 0 else "")
-        )
+    findings.raise_for(run.output)
     return findings

@@ -56,6 +56,11 @@ class ControlTokens:
             return True
         return self._normalized is not None and self._normalized.search(self._normalize(text)) is not None
 
+    def first(self, text: str) -> str | None:
+        """The first control token that a text spells."""
+        found = self._pattern and self._pattern.search(text)
+        return found.group() if found else None
+
     def disarmed(self, text: str, *, strip: bool) -> str:
         """The text with its control tokens disarmed by a space after their first character, or taken out.
 

@@ -37,4 +37,4 @@ def test_the_help_shows_every_option_with_its_default(verb: str) -> None:
 
 def test_the_help_of_the_program_names_its_verbs() -> None:
     shown = CliRunner().invoke(app, ["--help"]).output
-    assert all(f"\n  {verb}" in shown for verb in ("run", "plan", "verify", "explain"))
+    assert all(f"\n  {verb}" in shown for verb in ("run", "plan", "verify", "explain", "cost"))

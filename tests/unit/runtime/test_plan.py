@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mosaic_ray.errors import SettingsError
 from mosaic_ray.io.cells import Cell, CellTable, InputFile
 from mosaic_ray.io.shapes import Shape
 from mosaic_ray.runtime.plan import CELLS_PER_TASK, TASK_BYTES, Plan, TaskSpec, cell_records
@@ -82,6 +84,32 @@ class TestTasks:
         made = [spec.records for spec in Plan(files, seed=seed, epochs=1, task_records=size)]
         assert max(made) - min(made) <= 2 * cell
         assert max(made) <= size + 2 * cell
+
+    @given(st.lists(st.integers(1, 3000), min_size=1, max_size=8), st.integers(1, 9), st.integers(64, 400))
+    def test_parts_divide_evenly_among_processes(self, sizes: list[int], world_size: int, size: int) -> None:
+        cell = cell_records(size)
+        files = [even_file(f"f{n}", records, cell) for n, records in enumerate(sizes)]
+        few = sum(len(file.cells) for file in files) < 2 * world_size
+        with suppress(SettingsError) if few else nullcontext():
+            plan = Plan(files, seed=0, epochs=2, task_records=size, world_size=world_size)
+            self.check_even(plan, sum(sizes), world_size, size)
+
+    @staticmethod
+    def check_even(plan: Plan, records: int, world_size: int, size: int) -> None:
+        made = [spec.records for spec in plan]
+        assert len(made) % world_size == 0
+        assert len(made) < -(-records // size) + world_size
+        assert min(made) > 0 or world_size == 1
+        assert max(made) - min(made) <= 2 * cell_records(size)
+        assert sum(made) == records
+
+    def test_more_processes_than_cells(self) -> None:
+        words = (
+            r"world_size = 8: an epoch would have 8 parts, some of them empty: the 300 records of the input stand in 3 "
+            r"cells of at most 128, which are not cut. Give fewer --task-records than 8192, or a smaller --world-size"
+        )
+        with pytest.raises(SettingsError, match=words):
+            Plan([even_file("f", 300, 128)], seed=0, epochs=1, task_records=8192, world_size=8)
 
     @given(INVENTORIES, st.integers(0, 9))
     def test_equal_for_equal_input(self, files: list[InputFile], seed: int) -> None:

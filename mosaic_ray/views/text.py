@@ -1,4 +1,4 @@
-"""The columns a trainer reads, and the lineage beside them.
+"""Conversations as columns of text, and the lineage beside them.
 
 A view decides the columns that hold the text; lineage is the same in every view. With a chat template the
 ``prompt-completion`` view is conversational (lists of messages), without one it is plain text, because those are the
@@ -7,7 +7,7 @@ forms that TRL renders with the template and without it: the text it sees is the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any, Final
@@ -23,7 +23,14 @@ _MESSAGES = pa.list_(
     pa.struct([pa.field("role", pa.string(), nullable=False), pa.field("content", pa.string(), nullable=False)])
 )
 _SOURCE = pa.struct([pa.field("file", pa.string(), nullable=False), pa.field("row", pa.int64(), nullable=False)])
+_TURNS = pa.list_(
+    pa.struct([pa.field("from", pa.string(), nullable=False), pa.field("value", pa.string(), nullable=False)])
+)
 _TEXT = pa.string()
+_SPEAKERS: Final[Mapping[str, str]] = {"system": "system", "user": "human", "assistant": "gpt"}
+"""Roles as ShareGPT names them."""
+
+_ROLES: Final[Mapping[str, str]] = {speaker: role for role, speaker in _SPEAKERS.items()}
 
 LINEAGE: Final = (
     pa.field("mosaic_id", pa.string(), nullable=False),
@@ -61,6 +68,8 @@ class ViewSchema:
     def schema(self) -> pa.Schema:
         if self.view == "messages":
             columns = {"messages": _MESSAGES}
+        elif self.view == "sharegpt":
+            columns = {"conversations": _TURNS}
         elif self.view == "prompt-completion":
             kind = _MESSAGES if self.chat else _TEXT
             columns = {"prompt": kind, "completion": kind}
@@ -70,12 +79,15 @@ class ViewSchema:
 
     def holds(self, messages: Sequence[Message]) -> bool:
         """Whether a conversation has a place in this view: longer ones only where messages are lists."""
-        return len(messages) == 2 or self.view == "messages" or (self.view == "prompt-completion" and self.chat)
+        lists = self.view in ("messages", "sharegpt") or (self.view == "prompt-completion" and self.chat)
+        return lists or len(messages) == 2
 
     def columns(self, messages: Sequence[Message]) -> dict[str, Any]:
         """The text columns of a sample. In plain text the prompt ends with the newline that is counted after it."""
         if self.view == "messages":
             return {"messages": _dicts(messages)}
+        if self.view == "sharegpt":
+            return {"conversations": [{"from": _SPEAKERS[role], "value": content} for role, content in messages]}
         if self.view == "prompt-completion" and self.chat:
             return {"prompt": _dicts(messages[:-1]), "completion": _dicts(messages[-1:])}
         if self.view == "prompt-completion":
@@ -86,6 +98,8 @@ class ViewSchema:
         """The conversation of a row: the inverse of :meth:`columns`."""
         if self.view == "messages":
             return _messages(row["messages"])
+        if self.view == "sharegpt":
+            return tuple(Message(_ROLES.get(turn["from"], ""), turn["value"]) for turn in row["conversations"])
         if self.view == "prompt-completion" and self.chat:
             return _messages(row["prompt"]) + _messages(row["completion"])
         if self.view == "prompt-completion":
@@ -107,13 +121,21 @@ class ViewSchema:
             [sample.token_count for sample in samples],
         )
         arrays = [pa.array(values, field.type) for values, field in zip(lineage, LINEAGE, strict=False)]
-        texts = self._arrays([sample.messages for sample in samples])
+        texts = self.arrays([sample.messages for sample in samples])
         return pa.Table.from_arrays([*texts, *arrays, _lists(sources, LINEAGE[-1].type)], schema=self.schema)
 
-    def _arrays(self, conversations: Sequence[tuple[Message, ...]]) -> list[pa.Array]:
+    def conversations(self, table: pa.Table) -> list[tuple[Message, ...]]:
+        """The conversations of a table of this view, in its order."""
+        names = [*self.schema.names[: -len(LINEAGE)], "mosaic_id"]
+        return [self.messages(row) for row in table.select(names).to_pylist()]
+
+    def arrays(self, conversations: Sequence[tuple[Message, ...]]) -> list[pa.Array]:
         """The text columns: those of :meth:`columns`, for many conversations."""
         if self.view == "messages":
             return [_lists(conversations, _MESSAGES)]
+        if self.view == "sharegpt":
+            turns = [[(_SPEAKERS[role], content) for role, content in messages] for messages in conversations]
+            return [_lists(turns, _TURNS)]
         if self.view == "prompt-completion" and self.chat:
             return [
                 _lists([messages[:-1] for messages in conversations], _MESSAGES),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mosaic_ray.config import View
 from mosaic_ray.embedded import tokenizer_path
 from mosaic_ray.errors import VerificationError
 from mosaic_ray.io.writers import to_parquet
@@ -17,7 +18,7 @@ from mosaic_ray.records import REASONS, Message, Sample, Source
 from mosaic_ray.tokens import TokenCounter, load_tokenizer
 from mosaic_ray.views import LINEAGE, REJECT_SCHEMA, ViewSchema
 
-VIEWS = [ViewSchema(view, chat) for view in ("messages", "prompt-completion", "alpaca") for chat in (True, False)]
+VIEWS = [ViewSchema(view, chat) for view in get_args(View) for chat in (True, False)]
 PAIR = (Message("user", "Say a\nand b."), Message("assistant", "a\nb"))
 ASKED = {"role": "user", "content": "Say a\nand b."}
 ANSWERED = {"role": "assistant", "content": "a\nb"}
@@ -48,6 +49,11 @@ def read_back(view: ViewSchema, made: Sample, mosaic_id: str = "m", epoch: int =
         ("messages", False, {"messages": [ASKED, ANSWERED]}),
         ("prompt-completion", True, {"prompt": [ASKED], "completion": [ANSWERED]}),
         ("prompt-completion", False, {"prompt": "Say a\nand b.\n", "completion": "a\nb"}),
+        (
+            "sharegpt",
+            True,
+            {"conversations": [{"from": "human", "value": "Say a\nand b."}, {"from": "gpt", "value": "a\nb"}]},
+        ),
         ("alpaca", True, {"instruction": "Say a\nand b.", "input": "", "output": "a\nb"}),
         ("alpaca", False, {"instruction": "Say a\nand b.", "input": "", "output": "a\nb"}),
     ],
@@ -69,7 +75,9 @@ def test_a_pair_reads_back(view: ViewSchema, instruction: str, response: str) ->
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)
 def test_a_longer_conversation_reads_back_where_it_has_a_place(view: ViewSchema) -> None:
-    assert view.holds(LONG) is (view.view == "messages" or (view.view == "prompt-completion" and view.chat))
+    assert view.holds(LONG) is (
+        view.view in ("messages", "sharegpt") or (view.view == "prompt-completion" and view.chat)
+    )
     if view.holds(LONG):
         assert view.messages(read_back(view, sample(LONG))) == LONG
 

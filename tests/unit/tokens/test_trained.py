@@ -1,0 +1,160 @@
+"""Which tokens are trained: held against ids that templates put around the answers, and against what they decode to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, processors
+
+from mosaic_ray.embedded import tokenizer_path
+from mosaic_ray.errors import TokenizerError
+from mosaic_ray.records import Message
+from mosaic_ray.tokens import TokenCounter, TokenizerSpec, load_tokenizer
+from mosaic_ray.tokens.trained import IGNORED, TokenRow, TokenRows
+
+few = settings(settings.get_profile("tokens"), max_examples=max(12, settings.get_profile("tokens").max_examples // 3))
+DATA = st.data()
+FENCED = "{% for m in messages %}{{ bos_token + m.content + eos_token }}{% endfor %}"
+"""Two tokens fence every text in, so that the ids alone tell where it stands."""
+
+
+def pair(question: str, answer: str) -> tuple[Message, Message]:
+    return Message("user", question), Message("assistant", answer)
+
+
+def shipped(template: str | None = None) -> TokenizerSpec:
+    return load_tokenizer(str(tokenizer_path()), chat_template=template)
+
+
+@cache
+def rows_of(family: Any, template: str) -> TokenRows:
+    return TokenRows(family.spec(template))
+
+
+def made(spec: TokenizerSpec, *messages: Message) -> TokenRow:
+    (row,) = TokenRows(spec).make([messages])
+    return row
+
+
+def trained_text(spec: TokenizerSpec, row: TokenRow) -> str:
+    return TokenRows(spec).decode([token for token in row.labels.tolist() if token != IGNORED])
+
+
+class TestByHand:
+    def test_a_question_and_its_answer(self) -> None:
+        spec = shipped()
+        row = made(spec, *pair("Sort: 3 1 2", "1 2 3"))
+        rows = TokenRows(spec)
+        assert rows.decode(row.input_ids) == "<|bos|><|user|>\nSort: 3 1 2<|end|>\n<|assistant|>\n1 2 3<|eos|>\n"
+        assert trained_text(spec, row) == "1 2 3<|eos|>"
+        assert row.labels.tolist() == [IGNORED] * (len(row.labels) - 7) + [*row.input_ids.tolist()[-7:-1], IGNORED]
+        assert (row.trained, row.counted) == (6, len(row.input_ids))
+
+    def test_every_turn_of_the_assistant_and_nothing_else(self) -> None:
+        turns = (Message("system", "Be brief."), *pair("One?", "1"), *pair("Two?", "2\n\n  and more"))
+        assert trained_text(shipped(), made(shipped(), *turns)) == "1<|eos|>2\n\n  and more<|eos|>"
+
+    def test_plain_text_ends_with_one_end_of_sequence(self) -> None:
+        row = made(shipped("none"), *pair("One?", "1"))
+        assert TokenRows(shipped("none")).decode(row.input_ids) == "One?\n1<|eos|>"
+        assert trained_text(shipped("none"), row) == "1<|eos|>"
+
+    def test_an_end_that_the_tokenizer_adds_too_is_taken_once(self) -> None:
+        adding = Tokenizer.from_str(shipped().definition)
+        adding.post_processor = processors.TemplateProcessing(
+            single="<|bos|> $A <|eos|>", special_tokens=[("<|bos|>", 0), ("<|eos|>", 1)]
+        )
+        spec = replace(shipped("none"), definition=adding.to_str())
+        row = made(spec, *pair("One?", "1"))
+        assert TokenRows(spec).decode(row.input_ids) == "<|bos|>One?\n1<|eos|>"
+        assert trained_text(spec, row) == "1<|eos|>"
+        assert row.counted == len(row.input_ids) + 1 == TokenCounter(spec, max_tokens=0).count(pair("One?", "1"))
+
+    def test_a_template_without_an_end_of_turn_is_told(self) -> None:
+        spec = TokenizerSpec(
+            name="t",
+            definition=shipped().definition,
+            special_tokens={},
+            chat_template="{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        )
+        assert TokenRows(spec).ends_turn is None
+        assert trained_text(spec, made(spec, *pair("q", "the answer"))).strip() == "the answer"
+        assert TokenRows(shipped()).ends_turn == "<|eos|>"
+
+    def test_white_space_that_a_template_leaves_out(self) -> None:
+        spec = TokenizerSpec(
+            name="t",
+            definition=shipped().definition,
+            special_tokens={"eos_token": "<|eos|>"},
+            chat_template="{% for m in messages %}[{{ m.role }}]  {{ m.content | trim }}<|eos|>{% endfor %}",
+        )
+        answer = trained_text(spec, made(spec, *pair(" q ", "\n\tan answer\n")))
+        assert answer == " an answer<|eos|>", "a token that reaches across the edge of an answer is trained"
+
+
+class TestRefused:
+    def test_a_template_that_cuts_a_text(self) -> None:
+        template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|eos|>{% endfor %}"
+        spec = TokenizerSpec(name="cutter", definition=shipped().definition, special_tokens={}, chat_template=template)
+        assert trained_text(spec, made(spec, *pair("q", "plain"))) == "plain<|eos|>"
+        with pytest.raises(TokenizerError, match=r"chat template of 'cutter' changes what it shows.*--chat-template"):
+            made(spec, *pair("q", "<think>x</think>y"))
+
+    def test_a_template_that_shows_a_text_twice(self) -> None:
+        template = "{{ messages[0].content }}{% for m in messages %}{{ m.content }}<|eos|>{% endfor %}"
+        spec = TokenizerSpec(name="twice", definition=shipped().definition, special_tokens={}, chat_template=template)
+        with pytest.raises(TokenizerError, match="does not show the text of the user exactly once"):
+            TokenRows(spec)
+
+
+class TestEveryFamily:
+    @given(data=DATA)
+    @few
+    def test_ids_are_those_that_are_counted(self, family: Any, texts: Any, data: Any) -> None:
+        template = data.draw(st.sampled_from([name for name in family.templates if not name.startswith("tested")]))
+        counter, rows = family.counter(template), rows_of(family, template)
+        conversations = data.draw(st.lists(st.tuples(texts, texts).map(lambda t: pair(*t)), max_size=3))
+        for messages, row in zip(conversations, rows.make(conversations), strict=True):
+            whole = counter.encode_whole(messages)
+            assert row.counted == len(whole)
+            assert row.input_ids.tolist() == whole[: len(row.input_ids)]
+            assert len(row.labels) == len(row.input_ids)
+            shown = row.labels != IGNORED
+            assert (row.labels[shown] == row.input_ids[shown]).all()
+            assert not shown[:1].any()
+
+    @given(data=DATA)
+    @few
+    def test_trained_is_what_the_fence_holds(self, family: Any, texts: Any, data: Any) -> None:
+        counter = TokenCounter(family.spec(FENCED), max_tokens=0)
+        text = texts.filter(lambda found: bool(found.strip()) and not counter.spells_control(found))
+        messages = pair(data.draw(text), data.draw(text))
+        (row,) = rows_of(family, FENCED).make([messages])
+        ids = row.input_ids.tolist()
+        start, end = (family.tokenizer.token_to_id(family.special_tokens[name]) for name in ("bos_token", "eos_token"))
+        if (ids.count(start), ids.count(end)) != (2, 2):
+            return  # a normalizer made another one of the text
+        begins = len(ids) - 1 - ids[::-1].index(start)
+        inside = np.arange(len(ids)) > begins
+        held = (row.labels != IGNORED)[inside]
+        spaces = [not family.tokenizer.decode([token]).strip() for token in ids[begins + 1 :]]
+        # White space that the tokenizer itself puts after the fence has no character in the text.
+        assert all(trained or space for trained, space in zip(held, spaces, strict=True))
+        assert not (row.labels != IGNORED)[~inside].any()
+
+    def test_labels_that_are_one_off_are_noticed(self, family: Any) -> None:
+        rows = rows_of(family, "marked")
+        messages = pair("a question with words", "the answer has some more words")
+        (row,) = rows.make([messages])
+        assert rows.misplaced(messages, row) is None
+        places = np.flatnonzero(row.labels != IGNORED)
+        for wrong in (places - 1, places + 1, places[1:-1]):
+            labels = np.full_like(row.labels, IGNORED)
+            labels[wrong[wrong < len(labels)]] = row.input_ids[wrong[wrong < len(labels)]]
+            assert rows.misplaced(messages, row._replace(labels=labels)) is not None
