@@ -94,6 +94,7 @@ class ViewWork:
             "trained_tokens": made.trained,
             "left_out": dict(made.left_out),
             "seconds": round(time.perf_counter() - started, 3),
+            "packing_seconds": round(made.packing, 4),
         }
         self.output.publish(_receipt_path(part["name"]), canonical_json(receipt).encode())
         return receipt
@@ -260,14 +261,14 @@ def _manifest(
             "balanced": True,
         },
         "totals": totals,
-        "packing": _packing(totals, length) if length else None,
+        "packing": _packing(totals, length, receipts) if length else None,
         "rejects": {"records": 0, "parts": []},
         "parts": [{key: receipt[key] for key in _PART} for receipt in receipts],
     }
 
 
-def _packing(totals: Mapping[str, int], length: int) -> dict[str, Any]:
-    """How full the sequences are: ``least_rows`` is what no packing can go below."""
+def _packing(totals: Mapping[str, int], length: int, receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How full the sequences are, and what it took: ``least_rows`` is what no packing can go below."""
     rows, tokens = totals["rows"], totals["tokens"]
     return {
         "sequence_length": length,
@@ -275,6 +276,7 @@ def _packing(totals: Mapping[str, int], length: int) -> dict[str, Any]:
         "efficiency": round(tokens / max(1, rows * length), 6),
         "empty_tokens": rows * length - tokens,
         "least_rows": -(-tokens // length),
+        "seconds": round(sum(receipt["packing_seconds"] for receipt in receipts), 3),
     }
 
 

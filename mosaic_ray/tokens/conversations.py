@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
 from mosaic_ray.tokens.cuts import NotProven, safe_cuts, stands_alone, steps
 from mosaic_ray.tokens.frame import Frame
-from mosaic_ray.tokens.pieces import PieceCounter
+from mosaic_ray.tokens.pieces import Ids, PieceCounter
 
 Parts = Sequence[str]
 """A text as the texts it is put together from, in their order."""
@@ -24,10 +25,20 @@ class _Edge(NamedTuple):
     right: str
 
 
+class Trained(NamedTuple):
+    """Token ids of a conversation; those from ``start`` to ``end`` are trained."""
+
+    ids: Ids
+    start: int
+    end: int
+
+
 class ConversationCounter:
     """Exact counts of conversations of one question and one answer.
 
     tokenizer: as it is. frame: what stands around the texts. specials: whether the tokenizer adds its own tokens.
+
+    ends_with: the first firm added token behind the answer, if there is one.
 
     Raises NotProven where the counts of pieces do not add up to that of the whole.
     """
@@ -54,6 +65,9 @@ class ConversationCounter:
             last = [*after.fixed, *self._alone(after.right), *last]
             self._last = after.left
         self._fixed_ids = first, middle, last
+        self._ends = after is not None
+        self._ends_clear = after is None or not after.left.strip()
+        self.ends_with = None if after is None else self._added[after.fixed[0]].content
         self._fixed = len(first) + len(middle) + len(last)
 
     def count(self, question: Parts, answer: Parts) -> int | None:
@@ -78,6 +92,40 @@ class ConversationCounter:
         if self._reopen is None:
             return [*first, *self.pieces.ids(asked + answered), *last]
         return [*first, *self.pieces.ids(asked), *middle, *self.pieces.ids(self._reopen + answered), *last]
+
+    def trained(self, pairs: Sequence[tuple[str, str]]) -> list[Trained | None]:
+        """Token ids of many conversations, and where the answer stands in them; None where only the whole can tell.
+
+        The answer reaches to the end of the first fixed token behind it, and to its own end where there is none.
+        """
+        texts: list[str] = []
+        marks: list[tuple[int, int]] = []
+        shown = [None if self.pieces.prefix or not self._ends_clear else self._shown((q,), (a,)) for q, a in pairs]
+        for pair in shown:
+            if pair is None:
+                continue
+            question, answer = ("".join(parts) for parts in pair)
+            asked = self._open + question + self._middle
+            if self._reopen is not None:
+                texts.append(asked)
+            before = asked if self._reopen is None else self._reopen
+            marks += [(len(texts), len(before)), (len(texts), len(before) + len(answer))]
+            texts.append(before + answer + self._last)
+        if not texts:
+            return [None] * len(pairs)
+        arrays, places = self.pieces.id_arrays(texts, marks)
+        rest, at = iter(arrays), iter(places)
+        return [None if pair is None else self._joined(rest, next(at), next(at)) for pair in shown]
+
+    def _joined(self, arrays: Iterator[Ids], start: int | None, end: int | None) -> Trained | None:
+        first, middle, last = (np.array(fixed, dtype=np.int32) for fixed in self._fixed_ids)
+        head = first if self._reopen is None else np.concatenate([first, next(arrays), middle])
+        tail = next(arrays)
+        if self._ends:
+            end = len(tail) + 1
+        if start is None or end is None:
+            return None
+        return Trained(np.concatenate([head, tail, last]), len(head) + start, len(head) + end)
 
     def _shown(self, question: Parts, answer: Parts) -> tuple[Parts, Parts] | None:
         """Both texts as the frame shows them, or None where it may not be right for them."""

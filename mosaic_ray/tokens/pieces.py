@@ -24,6 +24,7 @@ from tokenizers import AddedToken, Tokenizer
 from mosaic_ray.tokens.cuts import Cuts, stands_alone
 
 Numbers = npt.NDArray[np.int64]
+Ids = npt.NDArray[np.int32]
 
 KNOWN_ENTRIES: Final = 1 << 20
 """Pieces whose counts are kept; about 130 bytes each. A full memo is emptied."""
@@ -161,6 +162,47 @@ class PieceCounter:
         known.update((piece, numbers) for piece, numbers in made.items() if len(piece) <= LONGEST_KEPT)
         return ids
 
+    def id_arrays(self, texts: Sequence[str], marks: Sequence[tuple[int, int]]) -> tuple[list[Ids], list[int | None]]:
+        """Token ids of stretches of text; many at once are several times as fast as one by one.
+
+        marks: places (text, character). For each comes the number of tokens before it, or None where it lies within a
+        piece, so that a token may reach across.
+
+        Only where there is no prefix.
+        """
+        distinct, indices, bounds, starts = self._distinct(texts)
+        found = self._ids_of(distinct)
+        lengths = np.array(list(map(len, found)), dtype=np.int64)
+        flat = np.fromiter(chain.from_iterable(found), dtype=np.int32, count=int(lengths.sum()))
+        counts = lengths[indices]
+        before = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat((np.cumsum(lengths) - lengths)[indices] - before[:-1], counts) + np.arange(before[-1])
+        ids = flat[places]
+        edges = before[bounds]
+        begins = np.cumsum([0, *map(len, texts)])
+        at: list[int | None] = []
+        for text, character in marks:
+            piece = int(np.searchsorted(starts, begins[text] + character))
+            cut = character == len(texts[text]) or (
+                piece < bounds[text + 1] and starts[piece] == begins[text] + character
+            )
+            at.append(int(before[piece] - edges[text]) if cut else None)
+        return [ids[start:end] for start, end in pairwise(edges.tolist())], at
+
+    def _ids_of(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Of distinct pieces."""
+        known = self._ids
+        found = list(map(known.get, pieces))
+        if None not in found:
+            return found  # type: ignore[return-value]
+        fresh = [piece for piece, ids in zip(pieces, found, strict=True) if ids is None]
+        encodings = self._tokenizer.encode_batch_fast(fresh, add_special_tokens=False)
+        made = {piece: encoding.ids for piece, encoding in zip(fresh, encodings, strict=True)}
+        if len(known) + len(made) > ID_ENTRIES:
+            known.clear()
+        known.update((piece, ids) for piece, ids in made.items() if len(piece) <= LONGEST_KEPT)
+        return [made[piece] if ids is None else ids for piece, ids in zip(pieces, found, strict=True)]
+
     def _seam(self, text: str) -> Seams:
         """Of one text by itself."""
         pieces = self._pieces(text)
@@ -170,6 +212,12 @@ class PieceCounter:
     def _cut(self, texts: Sequence[str]) -> tuple[Numbers, Numbers, Numbers]:
         """The counts of all pieces of all texts; the number of the first piece of each text, and of the end; and where
         each piece starts, in characters of all texts together."""
+        distinct, indices, bounds, starts = self._distinct(texts)
+        return np.array(self._counts(distinct), dtype=np.int64)[indices], bounds, starts
+
+    def _distinct(self, texts: Sequence[str]) -> tuple[list[str], Numbers, Numbers, Numbers]:
+        """The different pieces of all texts; which of them each piece is; the number of the first piece of each text,
+        and of the end; and where each piece starts, in characters of all texts together."""
         joined = "".join(texts)
         ends = np.cumsum([0, *map(len, texts)])
         starts = self._cuts.starts(joined, ends[:-1])
@@ -178,8 +226,7 @@ class PieceCounter:
         offsets = np.append(at, len(data)).astype(np.int64)
         pieces = pa.LargeStringArray.from_buffers(len(starts), pa.py_buffer(offsets), pa.py_buffer(data))
         distinct = pc.dictionary_encode(pieces)
-        counts = np.array(self._counts(distinct.dictionary.to_pylist()), dtype=np.int64)
-        return counts[distinct.indices.to_numpy()], np.searchsorted(starts, ends), starts
+        return distinct.dictionary.to_pylist(), distinct.indices.to_numpy(), np.searchsorted(starts, ends), starts
 
     def _counts(self, pieces: Sequence[str]) -> list[int]:
         """Of distinct pieces: what is not known is counted by the tokenizer, all in one go."""

@@ -8,31 +8,42 @@ and held against that. A token that reaches across the edge of such a text is tr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import orjson
 from tokenizers import Tokenizer
 
 from mosaic_ray.errors import TokenizerError
 from mosaic_ray.records import Message
 from mosaic_ray.tokens.control import ControlTokens
+from mosaic_ray.tokens.conversations import ConversationCounter
+from mosaic_ray.tokens.cuts import NotProven
+from mosaic_ray.tokens.frame import frame_of
+from mosaic_ray.tokens.pieces import Ids, NotCountable
 from mosaic_ray.tokens.spec import TokenizerSpec
 from mosaic_ray.tokens.template import TEMPLATE_DATE, compile_template, first_line
+
+log = logging.getLogger("mosaic_ray")
 
 IGNORED: Final = -100
 """The label of a token without loss, as PyTorch's ``cross_entropy`` has it by default."""
 
 _EDGE: Final = "\t \t"
+_MADE_AT_ONCE: Final = 1024
 _ENCODED_AT_ONCE: Final = 256
 """Texts: an encoding takes some fifty times the memory of its ids."""
 
-_KEPT_FRAMES: Final = 1024
+CHECK_EVERY: Final = 64
+"""Of this many rows one is made in two ways, and decoded to see that its labels are the assistant's text."""
 
-Ids = npt.NDArray[np.int32]
+_KEPT_FRAMES: Final = 1024
+_QUESTION: Final = ("user", "assistant")
+
 Span = tuple[int, int]
 
 
@@ -101,11 +112,12 @@ class _Frame:
 class TokenRows:
     """Makes token rows of conversations; one a worker, as it keeps the tokenizer.
 
+    by_pieces: take ids from the pieces of texts where that is proven to be right (:mod:`.pieces`).
     ends_turn: the token that the template writes behind the assistant's last text; None where it writes none, so that
         nothing can teach a model to stop.
     """
 
-    def __init__(self, spec: TokenizerSpec) -> None:
+    def __init__(self, spec: TokenizerSpec, *, by_pieces: bool = True) -> None:
         self._spec = spec
         self._tokenizer = _with_exact_offsets(spec.definition)
         self._template = None if spec.chat_template is None else compile_template(spec.chat_template, TEMPLATE_DATE)
@@ -113,17 +125,57 @@ class TokenRows:
         self._eos = self._tokenizer.token_to_id(spec.special_tokens.get("eos_token", ""))
         self._frames: dict[tuple[str, ...], _Frame] = {}
         self.ends_turn = self._control.first(self._frame(("user", "assistant")).texts[-1])
+        self._by_pieces: ConversationCounter | None = None
+        if by_pieces:
+            with suppress(NotProven):
+                frame = frame_of(spec.chat_template, spec.special_tokens)
+                self._by_pieces = ConversationCounter(
+                    Tokenizer.from_str(spec.definition), frame, specials=self._adds_specials
+                )
+                if self._by_pieces.ends_with != self.ends_turn:
+                    self._by_pieces = None
 
-    def make(self, conversations: Sequence[Sequence[Message]]) -> Iterator[TokenRow]:
+    def make(self, conversations: Sequence[Sequence[Message]]) -> list[TokenRow]:
         """The rows of conversations, in their order.
+
+        One of CHECK_EVERY is also made of the whole text. Should they ever differ, all of these conversations are.
 
         Raises TokenizerError where the template does more with a conversation than to show its texts.
         """
+        rows: list[TokenRow | None] = []
+        for start in range(0, len(conversations), _MADE_AT_ONCE):
+            rows += self._rows_by_pieces(conversations[start : start + _MADE_AT_ONCE])
+        checked = [place for place in range(0, len(rows), CHECK_EVERY) if rows[place] is not None]
+        for place, whole in zip(checked, self.make_whole([conversations[place] for place in checked]), strict=True):
+            if not _same(rows[place], whole):
+                log.warning("ids by pieces are not those of the whole text; whole texts are taken: %s", self._spec.name)
+                return self.make_whole(conversations)
+        left = self.make_whole([m for m, row in zip(conversations, rows, strict=True) if row is None])
+        rest = iter(left)
+        return [next(rest) if row is None else row for row in rows]
+
+    def make_whole(self, conversations: Sequence[Sequence[Message]]) -> list[TokenRow]:
+        """The same, each rendered and encoded whole: what every other way is held against."""
+        rows: list[TokenRow] = []
         for start in range(0, len(conversations), _ENCODED_AT_ONCE):
             placed = [self.place(messages) for messages in conversations[start : start + _ENCODED_AT_ONCE]]
             # Not encode_batch_fast, which knows no offsets.
             found = self._tokenizer.encode_batch([text for text, _ in placed], add_special_tokens=self._adds_specials)
-            yield from (self._row(encoding, spans) for encoding, (_, spans) in zip(found, placed, strict=True))
+            rows += [self._row(encoding, spans) for encoding, (_, spans) in zip(found, placed, strict=True)]
+        return rows
+
+    def _rows_by_pieces(self, conversations: Sequence[Sequence[Message]]) -> list[TokenRow | None]:
+        """Of questions with one answer, where that is proven to be right; None for all others."""
+        if self._by_pieces is None:
+            return [None] * len(conversations)
+        plain = [tuple(message.role for message in messages) == _QUESTION for messages in conversations]
+        pairs = [(m[0].content, m[1].content) for m, fits in zip(conversations, plain, strict=True) if fits]
+        try:
+            found = iter(self._by_pieces.trained(pairs))
+        except NotCountable:
+            return [None] * len(conversations)
+        trained = [next(found) if fits else None for fits in plain]
+        return [None if row is None else self._finish(row.ids, [(row.start, row.end)]) for row in trained]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
@@ -166,8 +218,10 @@ class TokenRows:
             decoded = decoded.removesuffix(self.ends_turn).rstrip() if self.ends_turn else decoded
             alone = self.decode(self._tokenizer.encode(text, add_special_tokens=False).ids).strip()
             reaching = len(self.decode(ids[:1]))  # the first token may begin before the text
-            if not any(decoded.endswith(way) and len(decoded) - len(way) <= reaching for way in (text, alone)):
+            if not any(decoded.endswith(way) and len(decoded) - len(way) < max(1, reaching) for way in (text, alone)):
                 return f"trained is {decoded[:100]!r}, where the answer is {text[:100]!r}"
+        if self.ends_turn and stretches and not self.decode(stretches[-1]).rstrip().endswith(self.ends_turn):
+            return f"{self.ends_turn!r}, which ends the last turn, is not trained"
         return None
 
     @property
@@ -181,11 +235,15 @@ class TokenRows:
         return place + len(ends) if ends and text.startswith(ends, place) and place + len(ends) <= until else end
 
     def _row(self, encoding: Any, spans: Sequence[Span]) -> TokenRow:
-        ids = np.array(encoding.ids, dtype=np.int32)
+        return self._finish(
+            np.array(encoding.ids, dtype=np.int32), [_tokens_of(encoding, start, end) for start, end in spans]
+        )
+
+    def _finish(self, ids: Ids, trained: Sequence[Span]) -> TokenRow:
+        """trained: ranges of tokens."""
         labels = np.full(len(ids), IGNORED, dtype=np.int32)
-        for start, end in spans:
-            first, last = _tokens_of(encoding, start, end)
-            labels[first:last] = ids[first:last]
+        for start, end in trained:
+            labels[start:end] = ids[start:end]
         labels[:1] = IGNORED
         once = len(ids)
         if once > 1 and self._eos is not None and ids[-1] == ids[-2] == self._eos:
@@ -250,6 +308,12 @@ def _tokens_of(encoding: Any, start: int, end: int) -> Span:
     while behind < len(encoding) and (place := encoding.token_to_chars(behind)) and place[0] < end and place != (0, 0):
         behind += 1  # a character may be several tokens
     return first, behind
+
+
+def _same(row: TokenRow | None, other: TokenRow) -> bool:
+    return (
+        row is not None and np.array_equal(row.input_ids, other.input_ids) and np.array_equal(row.labels, other.labels)
+    )
 
 
 def _is_number(value: int | None) -> bool:

@@ -6,9 +6,10 @@ view can be made again by itself.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import numpy as np
@@ -19,7 +20,8 @@ from mosaic_ray.config import TOKEN_VIEWS, ViewSpec
 from mosaic_ray.errors import TaskError
 from mosaic_ray.packing import pack
 from mosaic_ray.tokens import TokenizerSpec
-from mosaic_ray.tokens.trained import Ids, TokenRow, TokenRows
+from mosaic_ray.tokens.pieces import Ids
+from mosaic_ray.tokens.trained import CHECK_EVERY, TokenRow, TokenRows
 from mosaic_ray.views.text import LINEAGE, ViewSchema
 
 _IDS: Final = pa.list_(pa.field("item", pa.int32(), nullable=False))
@@ -36,9 +38,6 @@ PACKED: Final = pa.schema(
     [pa.field(name, _IDS, nullable=False) for name in ("input_ids", "labels", "position_ids", "seq_lengths")]
 )
 
-CHECK_EVERY: Final = 16
-"""Of this many rows one is decoded, to see that its labels are the assistant's text."""
-
 LEFT_OUT: Final = {
     "not_in_view": "a conversation of several turns, which the view has no place for",
     "no_trained_token": "no token of it would be trained",
@@ -52,13 +51,14 @@ class Derived:
 
     origins: of each row, the samples it holds, by their place in the table it was made of.
     tokens: of its rows; None where a view has none. trained: those with loss.
-    left_out: samples without a row, by their reason in :data:`LEFT_OUT`.
+    left_out: samples without a row, by their reason in :data:`LEFT_OUT`. packing: seconds that it took to pack.
     """
 
     table: pa.Table
     origins: list[list[int]]
     tokens: int | None = None
     trained: int | None = None
+    packing: float = 0.0
     left_out: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -124,7 +124,7 @@ class TextOfText:
 class Tokenized:
     """One row a sample: ``input_ids``, ``attention_mask`` and ``labels``, as ``transformers`` names them.
 
-    check_all: decode every row to check its labels, and not one of CHECK_EVERY.
+    check_all: take ids of whole texts only, and decode every row to check its labels, not one of CHECK_EVERY.
     """
 
     schema = TOKENIZED
@@ -132,7 +132,7 @@ class Tokenized:
     def __init__(self, source: ViewSchema, tokenizer: TokenizerSpec, *, check_all: bool = False) -> None:
         self.check_all = check_all
         self._source = source
-        self._rows = TokenRows(tokenizer)
+        self._rows = TokenRows(tokenizer, by_pieces=not check_all)
 
     def make(self, table: pa.Table) -> Derived:
         rows, places, left_out = self.rows(table)
@@ -183,7 +183,9 @@ class Packed:
     def make(self, table: pa.Table) -> Derived:
         rows, places, left_out = self._tokens.rows(table)
         lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int32)
+        started = time.perf_counter()
         bins = pack(lengths, self._length)
+        seconds = time.perf_counter() - started
         columns = [
             _lists([_joined([rows[i].input_ids for i in members]) for members in bins]),
             _lists([_joined([rows[i].labels for i in members]) for members in bins]),
@@ -191,7 +193,8 @@ class Packed:
             _lists([lengths[members] for members in bins]),
         ]
         origins = [[places[i] for i in members] for members in bins]
-        return _derived(pa.Table.from_arrays(columns, schema=PACKED), rows, origins, left_out)
+        made = _derived(pa.Table.from_arrays(columns, schema=PACKED), rows, origins, left_out)
+        return replace(made, packing=seconds)
 
 
 def _derived(table: pa.Table, rows: Sequence[TokenRow], origins: list[list[int]], left_out: Counter[str]) -> Derived:

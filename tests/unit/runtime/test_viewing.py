@@ -83,6 +83,7 @@ class TestMade:
         lengths = [sum(row) for table in tables for row in table["seq_lengths"].to_pylist()]
         wanted = {"rows": len(lengths), "samples": samples["totals"]["samples"], "tokens": samples["totals"]["tokens"]}
         assert {key: made["totals"][key] for key in wanted} == wanted
+        assert 0 <= made["packing"].pop("seconds") < 10
         assert made["packing"] == {
             "sequence_length": 1024,
             "samples_per_row": round(wanted["samples"] / len(lengths), 3),

@@ -113,7 +113,40 @@ class TestRefused:
             TokenRows(spec)
 
 
+class TestChecked:
+    def test_rows_that_are_wrong_by_pieces_are_made_whole(self, caplog: pytest.LogCaptureFixture) -> None:
+        rows = TokenRows(shipped())
+        conversations = [pair(f"question {n}", f"answer {n}") for n in range(70)]
+        right = rows.make_whole(conversations)
+        honest, shifted = rows.make(conversations), rows._by_pieces
+        assert shifted is not None
+        shifted.pieces._ids["answer"] = [7, 7]
+        assert [row.input_ids.tolist() for row in honest] == [row.input_ids.tolist() for row in right]
+        assert not caplog.records
+        assert [row.input_ids.tolist() for row in rows.make(conversations)] == [r.input_ids.tolist() for r in right]
+        assert "ids by pieces are not those of the whole text" in caplog.text
+
+
 class TestEveryFamily:
+    def test_by_pieces_where_that_is_proven(self, family: Any) -> None:
+        """Only where a normalizer puts something before each stretch of text are all rows made of whole texts."""
+        (row,) = rows_of(family, "marked")._rows_by_pieces([pair("A question?", "An answer, 42.\n\n  And more")])
+        assert (row is None) == bool(family.counter("marked")._by_pieces.pieces.prefix)
+
+    @given(data=DATA)
+    @few
+    def test_by_pieces_and_whole_are_the_same(self, family: Any, texts: Any, data: Any) -> None:
+        template = data.draw(st.sampled_from([*(name for name in family.templates if "tested" not in name), FENCED]))
+        rows = rows_of(family, template)
+        several = st.lists(st.tuples(texts, texts).map(lambda t: pair(*t)), max_size=6)
+        conversations = [*data.draw(several), (*pair("one", "1"), *pair("two", "2"))][: 2 if template == "tight" else 7]
+        if template == "tight":
+            conversations = [messages for messages in conversations if len(messages) == 2]
+        for row, whole in zip(rows.make(conversations), rows.make_whole(conversations), strict=True):
+            assert row.input_ids.tolist() == whole.input_ids.tolist()
+            assert row.labels.tolist() == whole.labels.tolist()
+            assert row.counted == whole.counted
+
     @given(data=DATA)
     @few
     def test_ids_are_those_that_are_counted(self, family: Any, texts: Any, data: Any) -> None:
