@@ -19,8 +19,10 @@ demo: $(VENV)/run.done
 	@echo "manifest     $(DEMO)/manifest.json"
 	@echo "their source mosaic_ray/embedded/corpus/"
 
+# What needs no cluster of its own runs on all processors.
 test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/golden
+	$(BIN)/python -m pytest --ignore tests/unit --ignore tests/golden
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

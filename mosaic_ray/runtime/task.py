@@ -9,14 +9,15 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import orjson
+import pyarrow as pa
 
 from mosaic_ray.config import Overlong, Settings
 from mosaic_ray.errors import InputError, TaskError
@@ -34,6 +35,8 @@ from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.seeding import Key
 from mosaic_ray.tokens import MiscountError, TokenCounter, TokenizerSpec
 from mosaic_ray.views import REJECT_SCHEMA, ViewSchema
+
+T = TypeVar("T")
 
 COUNT_BATCH = 4096
 """Conversations counted in one call: enough to pay for the call, few enough to hold."""
@@ -170,13 +173,21 @@ class TaskWork:
 
         A task in which a count by pieces proves wrong is done again from its start, every text counted whole.
         """
+        return self._counted(lambda whole_because: self._run(item, whole_because))
+
+    def table(self, item: TaskItem, part: Part) -> pa.Table:
+        """The rows that a run writes into the part of this task and epoch; nothing is published."""
+        return self._counted(lambda _: self._table(self.samples(self.load(item), part), part))
+
+    def _counted(self, work: Callable[[str | None], T]) -> T:
+        """What ``work`` gives, which is told why texts are counted whole, if they are."""
         self.counter.start()
         with _no_collections():
             try:
-                return self._run(item, self.counter.whole_because)
+                return work(self.counter.whole_because)
             except MiscountError as error:
                 self.counter.start(whole=True)
-                return self._run(item, f"a check found {error}")
+                return work(f"a check found {error}")
 
     def _run(self, item: TaskItem, whole_because: str | None) -> Receipt:
         started = time.perf_counter()
@@ -237,8 +248,11 @@ class TaskWork:
         samples = self.samples(loaded, part)
         totals = Totals()
         totals.add(samples, loaded.tokens)
+        return to_parquet(self._table(samples, part)), totals
+
+    def _table(self, samples: Sequence[Sample], part: Part) -> pa.Table:
         ids = [mosaic_id(part, index) for index in range(len(samples))]
-        return to_parquet(self.view.table(samples, ids, epoch=part.epoch)), totals
+        return self.view.table(samples, ids, epoch=part.epoch)
 
     def samples(self, loaded: Loaded, part: Part) -> list[Sample]:
         """What the method makes of the records, with the whole ones strewn among it; every promise checked."""

@@ -66,6 +66,12 @@ def test_the_runtime_knows_no_method(path: str) -> None:
     assert all(_is_in(name, "mosaic_ray.methods.base") for name in methods - {"mosaic_ray.methods"}), methods
 
 
+def test_who_gets_which_sample_is_arithmetic() -> None:
+    found = {name for name in imports("handoff/partition.py") if _is_in(name, "mosaic_ray")}
+    assert {name.partition(".")[2].partition(".")[0] for name in found} == {"seeding"}
+    assert not {name for name in imports("handoff/partition.py") if name.partition(".")[0] in IMPURE | {"pyarrow"}}
+
+
 def test_the_checker_shares_no_code_with_what_it_checks() -> None:
     assert not {name for name in imports("methods/mosaic/checker.py") if _is_in(name, "mosaic_ray")}
 
@@ -75,7 +81,10 @@ def test_who_may_import_what() -> None:
     assert importers("fsspec", "s3fs", "botocore", "aiobotocore", "boto3") <= {"io/storage.py", "io/failures.py"}
     assert importers("transformers") == {"tokens/load.py"}
     outside = {path for path in importers("mosaic_ray.methods.mosaic") if not path.startswith("methods/mosaic/")}
-    assert outside == {"cli.py"}
+    assert outside == {"methods/catalog.py"}
+    assert importers("mosaic_ray.methods.catalog") == {"cli.py", "handoff/compose.py"}
+    assert importers("torch") == {"handoff/workers.py"}
+    assert all(path.startswith("handoff/") or path == "__init__.py" for path in importers("mosaic_ray.handoff"))
     assert importers("random") == {"seeding.py"}
 
 

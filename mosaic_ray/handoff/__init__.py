@@ -1,0 +1,1 @@
+"""From a manifest to a training stream: ``mosaic_ray.load``."""

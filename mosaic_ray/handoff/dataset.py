@@ -1,0 +1,185 @@
+"""A finished data set, or a view of one, as its manifest states it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, get_args
+
+import orjson
+
+from mosaic_ray.config import AnyView, ViewSpec
+from mosaic_ray.errors import InputError, SettingsError, VerificationError
+from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, dataset_digest
+from mosaic_ray.io.storage import Storage
+
+VIEWS: Final = "views"
+"""Where the further views of a data set lie, each a data set of its own."""
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Part(NamedTuple):
+    """A file of samples as the manifest states it. bytes: its size. sha256: of the file, hexadecimal."""
+
+    name: str
+    rows: int
+    bytes: int
+    sha256: str
+    content_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """What a manifest says, as far as loading needs it.
+
+    storage: rooted at the data set, or at the view. root: at the data set that the view is of, or at itself.
+    run: fingerprint of the run that composed the samples.
+    lanes: number of ranks that the data set was laid out for.
+    epochs: the parts of each epoch, in the order of the manifest.
+    tokenizer: ``digest``, ``special_tokens`` and ``chat_template``.
+    """
+
+    storage: Storage
+    root: Storage
+    view: ViewSpec
+    digest: str
+    run: str
+    lanes: int
+    tokenizer: Mapping[str, Any]
+    epochs: Sequence[Sequence[Part]]
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is a view made of a data set, not the data set itself."""
+        return self.root != self.storage
+
+    def parts(self, epoch: int) -> Sequence[Part]:
+        """The parts of an epoch of training: those of the data set, over and over."""
+        return self.epochs[epoch % len(self.epochs)]
+
+    def views(self) -> list[str]:
+        """The names of the views made of the data set, in its directory ``views``."""
+        return sorted(path.split("/")[-2] for path, _ in self.root.glob(f"{VIEWS}/*/{MANIFEST}"))
+
+
+def open_dataset(
+    address: str | os.PathLike[str],
+    *,
+    view: str | None = None,
+    digest: str | None = None,
+    options: Mapping[str, str | bool] | None = None,
+) -> DataSet:
+    """Read the manifest of a data set and hold it against its own digest.
+
+    address: of manifest.json or of the directory that it is in.
+    view: a view of that data set; None is what lies at the address.
+    digest: the dataset_digest that is expected there.
+
+    Raises VerificationError where there is no manifest, where it is damaged, of another format version or of another
+    digest; SettingsError for a view that is not there; InputError where the store cannot be read.
+    """
+    storage = Storage.at(_directory(os.fspath(address)), options, error=InputError)
+    dataset = _read(storage)
+    if view is not None and dataset.view.name != view:
+        dataset = _view(dataset.root, view)
+    if digest is not None and digest != dataset.digest:
+        raise VerificationError(
+            f"{dataset.storage.uri(MANIFEST)}: its dataset_digest is {dataset.digest}, where digest={digest} is asked "
+            "for. Correct the address, or the digest if this data set is meant"
+        )
+    return dataset
+
+
+def _view(root: Storage, view: str) -> DataSet:
+    whole = _read(root)
+    if whole.view.name == view:
+        return whole
+    there = root.under(f"{VIEWS}/{view}")
+    if view in ("", ".", "..") or "/" in view or not there.exists(MANIFEST):
+        named = ", ".join([whole.view.name, *whole.views()])
+        raise SettingsError(f"{root.uri()}: no view {view!r}; it has {named}. {making(root, view)}")
+    return _read(there)
+
+
+def making(root: Storage, view: str = "") -> str:
+    """How to make a view of the data set at ``root``."""
+    name, _, length = view.partition("-") if view.startswith("packed-") else (view, "", "")
+    if name not in get_args(AnyView):
+        return f"`mosaic-ray view {root.uri()} --view NAME` makes one of {', '.join(get_args(AnyView))}"
+    options = f" --sequence-length {length}" if length else ""
+    return f"`mosaic-ray view {root.uri()} --view {name}{options}` makes it"
+
+
+def _directory(address: str) -> str:
+    """Of a manifest, the directory that it is in."""
+    folder, slash, name = address.rpartition("/")
+    return (folder or slash or ".") if name == MANIFEST else address
+
+
+def _read(storage: Storage) -> DataSet:
+    try:
+        data = storage.read(MANIFEST)
+    except InputError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+        raise VerificationError(
+            f"{error} Without it there is no finished data set: let the job end that makes it (the same command goes "
+            "on where it was stopped)"
+        ) from error
+    try:
+        manifest = orjson.loads(data)
+        version = manifest["format_version"]
+        dataset = _dataset(storage, manifest) if version == FORMAT_VERSION else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem = repr(error).partition("\n")[0]
+        raise VerificationError(
+            f"{storage.uri(MANIFEST)}: damaged ({problem}). Restore it, or delete it and run the command that made the "
+            "data set again"
+        ) from error
+    if dataset is None:
+        raise VerificationError(
+            f"{storage.uri(MANIFEST)}: format version {version}, where this version of mosaic_ray reads "
+            f"{FORMAT_VERSION}. Install the version that made it: {manifest.get('mosaic_ray', 'not stated')}"
+        )
+    return dataset
+
+
+def _dataset(storage: Storage, manifest: Mapping[str, Any]) -> DataSet:
+    """Raises ValueError, KeyError or TypeError where the manifest is not whole."""
+    entries = manifest["parts"]
+    rejects = manifest.get("rejects", {}).get("parts", [])
+    folded = dataset_digest(entries, rejects)
+    if folded != manifest["dataset_digest"]:
+        raise ValueError(f"its parts give the dataset_digest {folded}, it states {manifest['dataset_digest']}")
+    epochs: list[list[Part]] = [[] for _ in range(1 + max(int(entry["epoch"]) for entry in entries))]
+    for entry in entries:
+        part = Part(*(entry[name] for name in Part._fields))
+        if not _SHA256.fullmatch(part.sha256) or part.rows < 0:
+            raise ValueError(f"part {part.name}: sha256 {part.sha256!r}, {part.rows} rows")
+        epochs[entry["epoch"]].append(part)
+    if not all(epochs):
+        raise ValueError(f"epoch {epochs.index([])} has no parts")
+    settings = manifest["settings"]
+    derived = "of" in manifest
+    return DataSet(
+        storage=storage,
+        root=_above(storage) if derived else storage,
+        view=_spec(manifest["view"] if derived else {"name": settings["view"]}),
+        digest=folded,
+        run=(manifest["of"] if derived else manifest)["run"],
+        lanes=int(settings.get("world_size", 1)),
+        tokenizer=manifest["tokenizer"],
+        epochs=epochs,
+    )
+
+
+def _spec(view: Mapping[str, Any]) -> ViewSpec:
+    return ViewSpec(view=view["name"], sequence_length=view.get("sequence_length"))
+
+
+def _above(view: Storage) -> Storage:
+    """The data set that a view lies in: OUT of OUT/views/NAME."""
+    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)
