@@ -136,13 +136,16 @@ def _job_command(action: Callable[[Job], None], name: str, help: str) -> None:
 
 def _run(job: Job) -> None:
     from mosaic_ray.pages import publish_pages, publish_view_card
-    from mosaic_ray.show import show_manifest
+    from mosaic_ray.show import show_manifest, show_view
 
     if job.execution.engine == "ray" and any("memory://" in uri for uri in (*job.places.input, job.places.output)):
         raise SettingsError("memory:// is the memory of one process, and Ray has several; give --engine in-process")
     manifest = run_job(job, lambda: _engine(job.execution), finish=publish_pages, finish_view=publish_view_card)
-    present = Storage.at(job.places.output, job.places.output_options, error=StorageError).uri()
-    show_manifest(manifest, _console(), output=present)
+    output = Storage.at(job.places.output, job.places.output_options, error=StorageError)
+    show_manifest(manifest, _console(), output=output.uri())
+    for view in map(view_path, job.further_views()):
+        click.echo()
+        show_view(read_manifest(output.under(view)), _console(), output=output.uri(view))
 
 
 def _plan(job: Job) -> None:

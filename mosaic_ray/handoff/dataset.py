@@ -12,11 +12,8 @@ import orjson
 
 from mosaic_ray.config import AnyView, ViewSpec
 from mosaic_ray.errors import InputError, SettingsError, VerificationError
-from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, dataset_digest
+from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, VIEWS, dataset_digest
 from mosaic_ray.io.storage import Storage
-
-VIEWS: Final = "views"
-"""Where the further views of a data set lie, each a data set of its own."""
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 

@@ -17,6 +17,8 @@ from mosaic_ray.io.storage import Storage
 
 FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
+VIEWS: Final = "views"
+"""Where the further views of a data set lie, each a data set of its own."""
 
 
 class Entries(Sequence[dict[str, Any]]):

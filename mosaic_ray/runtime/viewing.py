@@ -27,7 +27,14 @@ from mosaic_ray import __version__
 from mosaic_ray.config import ViewSpec
 from mosaic_ray.errors import DriftError, SettingsError, TaskError, VerificationError
 from mosaic_ray.fingerprint import canonical_json, fingerprint
-from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, dataset_digest, publish_manifest, read_manifest
+from mosaic_ray.io.manifest import (
+    FORMAT_VERSION,
+    MANIFEST,
+    VIEWS,
+    dataset_digest,
+    publish_manifest,
+    read_manifest,
+)
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import to_parquet
 from mosaic_ray.runtime.engine import Engine
@@ -38,7 +45,6 @@ from mosaic_ray.views import DerivedView, ViewSchema, derived_view
 
 log = logging.getLogger("mosaic_ray")
 
-VIEWS: Final = "views"
 VIEW: Final = "_mosaic/view.json"
 RECEIPTS: Final = "_mosaic/receipts"
 _READERS: Final = 16
