@@ -71,10 +71,18 @@ def _header(manifest: Mapping[str, Any]) -> dict[str, Any]:
         "task_categories": ["text-generation"],
         "size_categories": [size_category(manifest["totals"]["samples"])],
         "tags": ["instruction-tuning", manifest["method"]["name"]],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]},
-        ],
+        "configs": configs(manifest),
     }
+
+
+def configs(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What ``datasets`` loads.
+
+    It keeps what it has loaded by the last name of the directory and this entry, so the digest has to stand in it, or
+    another data set of the same name would come out of the cache.
+    """
+    files = [{"split": "train", "path": "data/train-*.parquet"}]
+    return [{"config_name": "default", "description": manifest["dataset_digest"], "data_files": files}]
 
 
 def _about(manifest: Mapping[str, Any]) -> str:

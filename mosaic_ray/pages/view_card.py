@@ -9,7 +9,7 @@ import pyarrow as pa
 import yaml
 
 from mosaic_ray.config import TOKEN_VIEWS
-from mosaic_ray.pages.card import COLUMNS, column_type, filled, size_category, table
+from mosaic_ray.pages.card import COLUMNS, column_type, configs, filled, size_category, table
 from mosaic_ray.pages.text import code, counted, share
 from mosaic_ray.views import ViewSchema
 from mosaic_ray.views.derived import LEFT_OUT, PACKED, TOKENIZED
@@ -28,7 +28,7 @@ def view_card(manifest: Mapping[str, Any]) -> str:
     header = {
         "task_categories": ["text-generation"],
         "size_categories": [size_category(manifest["totals"]["rows"])],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+        "configs": configs(manifest),
     }
     name, totals = manifest["view"]["name"], manifest["totals"]
     meanings = {**COLUMNS, **_TOKEN_COLUMNS}

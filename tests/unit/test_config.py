@@ -119,7 +119,10 @@ class TestRefused:
             ({"max_tokens": 0}, "max_tokens = 0: input should be greater than or equal to 1"),
             ({"max_tokens": 2**31}, "max_tokens = 2147483648: input should be less than or equal to 2147483647"),
             ({"task_records": 0}, "task_records = 0: input should be greater than or equal to 1"),
-            ({"view": "alpace"}, "view = 'alpace': input should be 'messages', 'prompt-completion', 'alpaca' or 'sharegpt'"),  # noqa: E501
+            (
+                {"view": "alpace"},
+                "view = 'alpace': input should be 'messages', 'prompt-completion', 'alpaca' or 'sharegpt'",
+            ),
             ({"multi_turn": "last"}, "multi_turn = 'last': input should be 'pass', 'first' or 'reject'"),
             ({"overlong": "drop"}, "overlong = 'drop': input should be 'reject' or 'fail'"),
             ({"special_tokens": "keep"}, "special_tokens = 'keep': input should be 'escape', 'strip' or 'reject'"),

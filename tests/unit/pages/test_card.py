@@ -35,7 +35,11 @@ def test_the_header_is_what_loaders_and_the_hub_read(manifest: dict[str, Any]) -
         "size_categories": ["n<1K"],
         "tags": ["instruction-tuning", "mosaic-it"],
         "configs": [
-            {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]},
+            {
+                "config_name": "default",
+                "description": manifest["dataset_digest"],
+                "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
+            },
         ],
     }
 

@@ -165,7 +165,7 @@ class TestEveryFamily:
     @given(data=DATA)
     @few
     def test_trained_is_what_the_fence_holds(self, family: Any, texts: Any, data: Any) -> None:
-        counter = TokenCounter(family.spec(FENCED), max_tokens=0)
+        counter = family.counter(FENCED)
         text = texts.filter(lambda found: bool(found.strip()) and not counter.spells_control(found))
         messages = pair(data.draw(text), data.draw(text))
         (row,) = rows_of(family, FENCED).make([messages])
