@@ -24,7 +24,7 @@ from pydantic_core import PydanticUndefined
 from rich.console import Console
 
 from mosaic_ray import __version__
-from mosaic_ray.config import AnyView, Execution, Job, ViewSpec, job_from, models_of
+from mosaic_ray.config import TOKEN_VIEWS, AnyView, Execution, Job, ViewSpec, job_from, models_of
 from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError, VerificationError
 from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.io.storage import Storage
@@ -92,7 +92,7 @@ class _Option(click.Option):
 
 
 def _missing(default: object) -> bool:
-    return default is PydanticUndefined or default is None or default == {}
+    return default is PydanticUndefined or default in (None, {}, ())
 
 
 def _written(default: object) -> str:
@@ -183,11 +183,12 @@ def _verify_view(home: str, view: ViewSpec, options: Mapping[str, Any]) -> None:
     from mosaic_ray.runtime.verify_view import verify_view
 
     run, execution = _finished(home, options)
+    tokens = view.view in TOKEN_VIEWS
     with _engine(execution) as engine:
         found = verify_view(run, engine, view)
     click.echo(
         f"verified {run.output.uri(view_path(view))}: {found.parts} parts, {found.rows:,} rows. Made again of the data "
-        "set every part has the same rows, and the labels decode to the answers."
+        "set every part has the same rows" + (", and the labels decode to the answers." if tokens else ".")
     )
 
 

@@ -277,7 +277,7 @@ def parse_pairs(text: str, what: str) -> dict[str, str]:
 
 def _sentence(problem: Mapping[str, Any]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
-    location = ".".join(str(step) for step in problem["loc"] if step != "[key]")
+    location = ".".join(step for step in problem["loc"] if isinstance(step, str) and step != "[key]")
     if not location:
         return message
     if problem["type"] == "missing":

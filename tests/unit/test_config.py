@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from mosaic_ray.config import EMBEDDED, Execution, Job, Places, Settings, Workers, job_from, models_of, parse_pairs
+from mosaic_ray.config import (
+    EMBEDDED,
+    Execution,
+    Job,
+    Places,
+    Settings,
+    ViewSpec,
+    Workers,
+    job_from,
+    models_of,
+    parse_pairs,
+)
 from mosaic_ray.errors import InputError, SettingsError, StorageError
 from mosaic_ray.fingerprint import fingerprint
 from mosaic_ray.io.storage import Storage
@@ -47,6 +58,15 @@ def test_defaults() -> None:
     assert made.places.input == (EMBEDDED,)
     assert (made.places.output, made.places.tokenizer, made.places.chat_template) == ("out", EMBEDDED, None)
     assert made.execution == Execution(engine="ray", ray_address=None, workers=Workers(), max_reject_share=0.1)
+
+
+def test_further_views() -> None:
+    assert job().further_views() == []
+    views = job(also="tokenized, packed,tokenized", max_tokens=100).further_views()
+    assert [view.name for view in views] == ["tokenized", "packed-100"]
+    assert job(also=["packed"], sequence_length=4096).further_views() == [ViewSpec(view="packed", sequence_length=4096)]
+    with pytest.raises(ValidationError, match="a sequence length belongs to the view packed, and to no other"):
+        ViewSpec(view="tokenized", sequence_length=4096)
 
 
 def test_every_option_has_one_place_and_a_description() -> None:
@@ -133,7 +153,7 @@ class TestRefused:
             ({"max_tiles": 1001}, "max_tiles = 1001: input should be less than or equal to 1000"),
             (
                 {"strategies": "format,shuffle"},
-                "strategies.0 = 'shuffle': input should be 'primary', 'format', 'permute' or 'maskout'",
+                "strategies = 'shuffle': input should be 'primary', 'format', 'permute' or 'maskout'",
             ),
             ({"strategies": []}, "strategies = (): tuple should have at least 1 item"),
             ({"engine": "dask"}, "engine = 'dask': input should be 'ray' or 'in-process'"),
