@@ -5,8 +5,10 @@ BIN := $(VENV)/bin
 DEMO := demo
 # Flags for bench: see tests/benchmarks/bench.py --help.
 BENCH_ARGS ?=
+# Flags for teach: see tests/experiments/teach.py --help.
+TEACH_ARGS ?=
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench teach clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -31,6 +33,9 @@ lint: $(VENV)/test.done
 
 bench: $(VENV)/test.done
 	$(BIN)/python tests/benchmarks/bench.py $(BENCH_ARGS)
+
+teach: $(VENV)/test.done
+	$(BIN)/python tests/experiments/teach.py $(TEACH_ARGS)
 
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
