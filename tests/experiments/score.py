@@ -49,6 +49,7 @@ class Case:
 
 
 def alone(record: Record) -> Case:
+    """A held-out record as a test sample by itself, without a meta-instruction."""
     return Case(
         instruction=record.instruction,
         response=record.response,
@@ -110,4 +111,5 @@ def scored(responses: Sequence[str], cases: Sequence[Case]) -> dict[str, float]:
 
 
 def conversation(record: Record | Case) -> tuple[Message, Message]:
+    """The two turns, as the template renders them."""
     return Message("user", record.instruction), Message("assistant", record.response)
