@@ -33,7 +33,7 @@ from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.run import Run, open_run, reopen
 from mosaic_ray.runtime.stock import take_stock
-from mosaic_ray.runtime.viewing import finished_view, make_view, view_path
+from mosaic_ray.runtime.viewing import data_set_of, finished_view, make_view, view_path
 from mosaic_ray.text import seen
 
 log = logging.getLogger("mosaic_ray")
@@ -198,8 +198,9 @@ def _view_at(address: str, options: Mapping[str, Any]) -> tuple[str, ViewSpec | 
 
     given = {key: value for key, value in options.items() if key == "output_options" and value is not None}
     places = job_from({"output": address, **given}, METHOD).places
-    view = kept_view(Storage.at(address, places.output_options, error=VerificationError))
-    return address.rstrip("/").removesuffix(view_path(view)).rstrip("/") if view else address, view
+    storage = Storage.at(address, places.output_options, error=VerificationError)
+    view = kept_view(storage)
+    return address if view is None else data_set_of(storage).uri(), view
 
 
 def _explain(place: str, **options: Any) -> None:
@@ -279,7 +280,7 @@ app.add_command(
         params=[
             click.Argument(["output"]),
             click.Option(["--view"], type=click.Choice(get_args(AnyView)), required=True, help="Which one."),
-            click.Option(["--sequence-length"], type=click.IntRange(min=1),
+            click.Option(["--sequence-length"], type=click.IntRange(1, 2**31 - 1),
                          help="Tokens of a sequence of the view packed. Without it: the --max-tokens of the run."),
             *(option for option in _moved() if option.name == "output_options"),
             *_options("execution"),

@@ -225,6 +225,10 @@ class Job:
         length = self.views.sequence_length or self.settings.max_tokens
         if self.settings.view in self.views.also:
             raise SettingsError(f"also = {self.settings.view}: the run writes this view anyway, by --view")
+        if self.views.sequence_length and "packed" not in self.views.also:
+            raise SettingsError(
+                f"sequence_length = {self.views.sequence_length}: only the view packed has sequences. Add --also packed"
+            )
         if "packed" in self.views.also and length < self.settings.max_tokens:
             raise SettingsError(
                 f"sequence_length = {length}: a sample may have --max-tokens {self.settings.max_tokens}, and the view "

@@ -66,10 +66,12 @@ def _about(manifest: Mapping[str, Any]) -> str:
     name, totals, packing = manifest["view"]["name"], manifest["totals"], manifest["packing"]
     if name not in TOKEN_VIEWS:
         return f"The samples of another view, {counted(totals['samples'], 'sample')}, in the columns of {code(name)}."
+    end = manifest["ends_turn"]
+    behind = f"and {code(end)}, which ends its turn" if end else "and nothing behind them: no token ends its turn"
     trained = f"""
         Tokens are those of {code(manifest["tokenizer"]["name"])}: {totals["tokens"]:,}, of which
-        {share(totals["trained_tokens"], totals["tokens"])} are trained. Trained are the texts of the assistant and the
-        token that ends its turn.
+        {share(totals["trained_tokens"], totals["tokens"])} are trained. Trained are the texts of the assistant
+        {behind}.
     """
     if packing is None:
         return f"One sample a row. {trained}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.findings import Findings
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import Run
-from mosaic_ray.runtime.viewing import VIEW, ViewWork, read_part, source_view, view_path
+from mosaic_ray.runtime.viewing import VIEW, ViewWork, packing, read_part, source_view, view_path
 from mosaic_ray.views import derived_view
 
 
@@ -83,6 +83,31 @@ def samples_of(run: Run, spec: ViewSpec, part: str, row: int) -> list[int]:
     return view.make(read_part(run.output, sources[part])).origins[row]
 
 
+def _stated(view: Mapping[str, Any], samples: Mapping[str, Any], spec: ViewSpec) -> Iterator[str]:
+    """What the manifest of a view says otherwise than the data set, the view's settings and its own sums."""
+    totals, accounting = view["totals"], view["accounting"]
+    left_out = sum(accounting["left_out"].values())
+    expected = {
+        "view": {"name": spec.view, "sequence_length": spec.sequence_length},
+        "tokenizer": samples["tokenizer"],
+        "settings": samples["settings"],
+        "accounting": {
+            **accounting, "samples": samples["totals"]["samples"], "in_view": samples["totals"]["samples"] - left_out
+        },
+    }  # fmt: skip
+    if spec.sequence_length is not None:
+        expected["packing"] = {**(view["packing"] or {}), **packing(totals, spec.sequence_length)}
+    yield from (
+        f"{key} of the manifest is {view[key]}, not {value}" for key, value in expected.items() if view[key] != value
+    )
+    if accounting["in_view"] != totals["samples"]:
+        yield f"accounting.in_view is {accounting['in_view']}, and the parts hold {totals['samples']} samples"
+    places = {part["name"]: (part["epoch"], part["task"]) for part in samples["parts"]}
+    for part in view["parts"]:
+        if places.get(part["name"], (part["epoch"], part["task"])) != (part["epoch"], part["task"]):
+            yield f"{part['name']}: epoch {part['epoch']}, task {part['task']}, not those of the data set's part"
+
+
 def verify_view(run: Run, engine: Engine, spec: ViewSpec) -> Findings:
     """Verify a finished view: every part is made again of the data set, and every row's labels are decoded.
 
@@ -98,10 +123,14 @@ def verify_view(run: Run, engine: Engine, spec: ViewSpec) -> Findings:
         )
     if dataset_digest(view["parts"], []) != view["dataset_digest"]:
         findings.report("the dataset_digest of the manifest is not that of its parts")
+    for problem in _stated(view, samples, spec):
+        findings.report(problem)
+    for path in {path for path, _ in output.listing("data")} - {part["name"] for part in view["parts"]}:
+        findings.report(f"{path}: no part of the view, and what loads data/*.parquet would read it")
     sources, stated = ({part["name"]: part for part in manifest["parts"]} for manifest in (samples, view))
     for name in sorted(sources.keys() ^ stated.keys()):
         findings.report(f"{name}: in one of the two manifests only")
-    totals = {key: sum(part[key] or 0 for part in view["parts"]) for key in view["totals"]}
+    totals: dict[str, int] = {key: sum(part[key] or 0 for part in view["parts"]) for key in view["totals"]}
     if totals != view["totals"]:
         findings.report(f"the totals of the manifest are {view['totals']}, and its parts sum up to {totals}")
     work = ViewWork(

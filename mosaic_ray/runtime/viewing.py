@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosaic_ray import __version__
-from mosaic_ray.config import ViewSpec
+from mosaic_ray.config import TOKEN_VIEWS, ViewSpec
 from mosaic_ray.errors import DriftError, SettingsError, TaskError, VerificationError
 from mosaic_ray.fingerprint import canonical_json, fingerprint
 from mosaic_ray.io.manifest import (
@@ -57,6 +57,11 @@ FinishView = Callable[[Storage, Mapping[str, Any]], None]
 def view_path(spec: ViewSpec) -> str:
     """Where a view of a data set is, under the data set's root."""
     return f"{VIEWS}/{spec.name}"
+
+
+def data_set_of(view: Storage) -> Storage:
+    """The data set that a view lies in: OUT of OUT/views/NAME."""
+    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)
 
 
 @dataclass(kw_only=True)
@@ -139,7 +144,12 @@ def make_view(
     name = fingerprint(identity)
     started = datetime.now(UTC)
     source = source_view(run)
-    derived_view(spec, source=source, tokenizer=run.tokenizer)  # refused, if it is, before anything is written
+    view = derived_view(spec, source=source, tokenizer=run.tokenizer)  # refused, if it is, before anything is written
+    if spec.view in TOKEN_VIEWS and view.ends_turn is None:
+        log.warning(
+            "the chat template writes no special token behind an answer, so nothing in view %s teaches a model to stop",
+            spec.name,
+        )
     work = ViewWork(run=name, spec=spec, source=source, tokenizer=run.tokenizer, samples=run.output, output=output)
     output.publish(VIEW, orjson.dumps(identity, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     parts = manifest["parts"]
@@ -149,7 +159,7 @@ def make_view(
         for _, receipt in engine.map(work, todo, describe=lambda part: f"view {spec.name} of {part['name']}"):
             done[receipt["name"]] = receipt
             progress.update(len(done), f"workers {engine.workers}")
-    made = _manifest(run, manifest, identity, [done[part["name"]] for part in parts], started)
+    made = _manifest(run, manifest, identity, [done[part["name"]] for part in parts], started, view.ends_turn)
     finish(output, made)
     for folder in ("data", "_mosaic"):
         output.remove_strays(folder)
@@ -231,6 +241,7 @@ def _manifest(
     identity: Mapping[str, Any],
     receipts: Sequence[Mapping[str, Any]],
     started: datetime,
+    ends_turn: str | None,
 ) -> dict[str, Any]:
     """Raises TaskError where samples are neither in the view nor left out for a reason."""
     finished = datetime.now(UTC)
@@ -245,6 +256,7 @@ def _manifest(
             f"{left_out.total()} are left out. Nothing was published as finished; please report it"
         )
     length = identity["view"]["sequence_length"]
+    packed = round(sum(receipt["packing_seconds"] for receipt in receipts), 3)
     seconds = sum(receipt["seconds"] for receipt in receipts)
     return {
         "format_version": identity["format_version"],
@@ -267,14 +279,15 @@ def _manifest(
             "balanced": True,
         },
         "totals": totals,
-        "packing": _packing(totals, length, receipts) if length else None,
+        "ends_turn": ends_turn,
+        "packing": {**packing(totals, length), "seconds": packed} if length else None,
         "rejects": {"records": 0, "parts": []},
         "parts": [{key: receipt[key] for key in _PART} for receipt in receipts],
     }
 
 
-def _packing(totals: Mapping[str, int], length: int, receipts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How full the sequences are, and what it took: ``least_rows`` is what no packing can go below."""
+def packing(totals: Mapping[str, int], length: int) -> dict[str, Any]:
+    """How full the sequences are: ``least_rows`` is what no packing can go below."""
     rows, tokens = totals["rows"], totals["tokens"]
     return {
         "sequence_length": length,
@@ -282,7 +295,6 @@ def _packing(totals: Mapping[str, int], length: int, receipts: Sequence[Mapping[
         "efficiency": round(tokens / max(1, rows * length), 6),
         "empty_tokens": rows * length - tokens,
         "least_rows": -(-tokens // length),
-        "seconds": round(sum(receipt["packing_seconds"] for receipt in receipts), 3),
     }
 
 

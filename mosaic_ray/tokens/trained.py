@@ -1,6 +1,7 @@
 """Token ids of conversations, and which of them a model is trained on.
 
-Trained are the texts of the assistant, and after each the token that ends the turn. Where they stand is known from how
+Trained are the texts of the assistant, and after each the token that ends the turn, with what the template writes
+between the two. Where they stand is known from how
 the conversation is put together, not searched for in its tokens: the chat template is rendered once for each sequence
 of roles with marks in place of the texts, which gives what it writes between them, and every conversation is rendered
 and held against that. A token that reaches across the edge of such a text is trained.
@@ -124,7 +125,9 @@ class TokenRows:
         self._control = ControlTokens(self._tokenizer, spec)
         self._eos = self._tokenizer.token_to_id(spec.special_tokens.get("eos_token", ""))
         self._frames: dict[tuple[str, ...], _Frame] = {}
-        self.ends_turn = self._control.first(self._frame(("user", "assistant")).texts[-1])
+        last = self._frame(_QUESTION).texts[-1]
+        self.ends_turn = self._control.first(last)
+        self._last_end = _up_to(last, self.ends_turn)
         self._by_pieces: ConversationCounter | None = None
         if by_pieces:
             with suppress(NotProven):
@@ -195,10 +198,9 @@ class TokenRows:
                     "messages, where the trainer finds them by itself, or give a simpler --chat-template"
                 )
             text, spans = shown, found
-        ends = [*(start for start, _ in spans[1:]), len(text)]
         trained = [
-            (start, self._turn_end(text, end, until))
-            for message, (start, end), until in zip(messages, spans, ends, strict=True)
+            (start, self._turn_end(text, end, frame, after))
+            for message, (start, end), after in zip(messages, spans, frame.texts[1:], strict=True)
             if message.role == "assistant"
         ]
         return Placed(text, trained)
@@ -215,7 +217,10 @@ class TokenRows:
             return f"{len(stretches)} stretches of trained tokens for {len(texts)} answers"
         for text, ids in zip(texts, stretches, strict=True):
             decoded = self.decode(ids).strip()
-            decoded = decoded.removesuffix(self.ends_turn).rstrip() if self.ends_turn else decoded
+            ends = self._last_end.strip()
+            if not (ends and decoded.endswith(ends)):
+                ends = self._control.first(decoded) or ""
+            decoded = decoded.removesuffix(ends).rstrip()
             alone = self.decode(self._tokenizer.encode(text, add_special_tokens=False).ids).strip()
             reaching = len(self.decode(ids[:1]))  # the first token may begin before the text
             if not any(decoded.endswith(way) and len(decoded) - len(way) < max(1, reaching) for way in (text, alone)):
@@ -228,11 +233,21 @@ class TokenRows:
     def _adds_specials(self) -> bool:
         return self._template is None
 
-    def _turn_end(self, text: str, end: int, until: int) -> int:
-        """The end of a turn: behind its end token, if that is the next thing that is not white space."""
-        place = _behind_space(text, end)
-        ends = self.ends_turn
-        return place + len(ends) if ends and text.startswith(ends, place) and place + len(ends) <= until else end
+    def _turn_end(self, text: str, end: int, frame: _Frame, after: str) -> int:
+        """The end of a turn: behind the token that ends it, with what the template writes before that.
+
+        after: what it writes between this text and the next. In mid-conversation the first control token there ends the
+        turn, unless it is one that conversations open with.
+        """
+        token = self._control.first(after)
+        ends = _up_to(after, token)
+        if token is None or (ends != self._last_end and (ends.strip() != token or token in frame.texts[0])):
+            return end
+        place = end if text.startswith(ends, end) else _behind_space(text, end)
+        shown = ends if place == end else ends.lstrip()
+        if not text.startswith(shown, place):
+            return end
+        return place + len(shown)
 
     def _row(self, encoding: Any, spans: Sequence[Span]) -> TokenRow:
         return self._finish(
@@ -314,6 +329,11 @@ def _same(row: TokenRow | None, other: TokenRow) -> bool:
     return (
         row is not None and np.array_equal(row.input_ids, other.input_ids) and np.array_equal(row.labels, other.labels)
     )
+
+
+def _up_to(text: str, token: str | None) -> str:
+    """A text up to the end of a token that it holds."""
+    return "" if token is None else text[: text.index(token) + len(token)]
 
 
 def _is_number(value: int | None) -> bool:

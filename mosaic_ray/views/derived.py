@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mosaic_ray.config import TOKEN_VIEWS, ViewSpec
-from mosaic_ray.errors import TaskError
+from mosaic_ray.errors import TaskError, TokenizerError
 from mosaic_ray.packing import pack
 from mosaic_ray.tokens import TokenizerSpec
 from mosaic_ray.tokens.pieces import Ids
@@ -73,6 +73,11 @@ class DerivedView(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
+    @property
+    def ends_turn(self) -> str | None:
+        """The token that is trained to end a turn; None where there is none."""
+        ...
+
     def make(self, table: pa.Table) -> Derived:
         """The rows of a view. table: samples in the text view that it is made of.
 
@@ -103,6 +108,7 @@ class TextOfText:
 
     source: ViewSchema
     target: ViewSchema
+    ends_turn: None = None
 
     @property
     def schema(self) -> pa.Schema:
@@ -133,6 +139,7 @@ class Tokenized:
         self.check_all = check_all
         self._source = source
         self._rows = TokenRows(tokenizer, by_pieces=not check_all)
+        self.ends_turn = self._rows.ends_turn
 
     def make(self, table: pa.Table) -> Derived:
         rows, places, left_out = self.rows(table)
@@ -161,7 +168,10 @@ class Tokenized:
             if self.check_all or number % CHECK_EVERY == 0:
                 problem = self._rows.misplaced(conversations[number], row)
                 if problem is not None:
-                    raise TaskError(f"{name}: {problem}. This is a fault of mosaic_ray; please report it")
+                    raise TokenizerError(
+                        f"{name}: {problem}. The chat template leaves too little between the texts to tell their "
+                        "tokens apart. Train on the view messages, or give another --chat-template"
+                    )
             kept.append(row)
             places.append(number)
         return kept, places, left_out
@@ -179,6 +189,7 @@ class Packed:
     def __init__(self, tokens: Tokenized, sequence_length: int) -> None:
         self._tokens = tokens
         self._length = sequence_length
+        self.ends_turn = tokens.ends_turn
 
     def make(self, table: pa.Table) -> Derived:
         rows, places, left_out = self._tokens.rows(table)

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from mosaic_ray.cli import app
 from mosaic_ray.config import ViewSpec, job_from
 from mosaic_ray.embedded import corpus_path, tokenizer_path
 from mosaic_ray.errors import DriftError, SettingsError, StorageError, VerificationError
@@ -113,6 +114,17 @@ class TestMade:
         assert kept_view(Storage.at(str(finished / view_path(spec)), {}, error=StorageError)) == spec
 
 
+@pytest.mark.parametrize(
+    ("folder", "address"), [("", "views/tokenized"), ("views", "tokenized/"), ("views/tokenized", ".")]
+)
+def test_addresses_as_users_write_them(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str, address: str
+) -> None:
+    monkeypatch.chdir(finished / folder)
+    app(["verify", address, "--engine", "in-process"], standalone_mode=False)
+    assert f"verified {finished}/views/tokenized: 4 parts" in capsys.readouterr().out
+
+
 class TestResumed:
     def test_from_where_it_stopped(self, copy: Path, finished: Path) -> None:
         home = copy / view_path(PACKED)
@@ -204,6 +216,12 @@ def _other_rows(home: Path, manifest: dict[str, Any]) -> None:
         (lambda _, manifest: manifest.update(dataset_digest="v1:0"), "dataset_digest"),
         (lambda _, manifest: manifest["of"].update(dataset_digest="v1:0"), "made of v1:0"),
         (_other_rows, "it has other rows"),
+        (lambda _, manifest: manifest["parts"][0].update(epoch=1), "epoch 1, task 0, not those of the data set's part"),
+        (lambda _, manifest: manifest["view"].update(sequence_length=9), "view of the manifest is"),
+        (lambda _, manifest: manifest["tokenizer"].update(digest="v1:0"), "tokenizer of the manifest is"),
+        (lambda _, manifest: manifest["packing"].update(efficiency=1.0), "packing of the manifest is"),
+        (lambda _, manifest: manifest["accounting"].update(in_view=1), "accounting of the manifest is"),
+        (lambda home, _: (home / "data/train-00099-of-00004.parquet").write_bytes(b"x"), "no part of the view"),
     ],
 )  # fmt: skip
 def test_what_is_changed_in_a_view_is_named(copy: Path, change: Change, words: str) -> None:

@@ -98,6 +98,48 @@ class TestByHand:
         assert answer == " an answer<|eos|>", "a token that reaches across the edge of an answer is trained"
 
 
+LONG = (*pair("One?", "1"), *pair("Two?", "2"))
+
+
+def templated(template: str) -> TokenizerSpec:
+    tokens = {"eos_token": "<|eos|>", "bos_token": "<|bos|>"}
+    return TokenizerSpec(name="t", definition=shipped().definition, special_tokens=tokens, chat_template=template)
+
+
+class TestEndOfTurn:
+    def test_another_one_in_mid_conversation(self) -> None:
+        """As with Llama 3's <|eot_id|> and <|end_of_text|>."""
+        spec = templated(
+            "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+            "{% if loop.last %}<|eos|>{% else %}<|end|>{% endif %}{% endfor %}"
+        )
+        row = made(spec, *LONG)
+        assert trained_text(spec, row) == "1<|end|>2<|eos|>"
+        assert TokenRows(spec).misplaced(LONG, row) is None
+
+    def test_a_token_that_conversations_open_with_ends_no_turn(self) -> None:
+        spec = templated(
+            "{% for m in messages %}{% if m.role == 'user' %}<|user|>{% else %}<|assistant|>{% endif %}"
+            "{{ m.content }}{% endfor %}<|eos|>"
+        )
+        row = made(spec, *LONG)
+        assert trained_text(spec, row) == "12<|eos|>"
+        assert TokenRows(spec).misplaced(LONG, row) is None
+
+    def test_text_before_it_is_trained_too(self) -> None:
+        spec = templated("{% for m in messages %}<|{{ m.role }}|>{{ m.content }} [end]<|eos|>\n{% endfor %}")
+        row = made(spec, *LONG)
+        assert trained_text(spec, row) == "1 [end]<|eos|>2 [end]<|eos|>"
+        assert TokenRows(spec).misplaced(LONG, row) is None
+        assert trained_text(spec, made(spec, *pair("q", "a"))) == "a [end]<|eos|>"
+
+    def test_one_that_is_left_out_is_noticed(self) -> None:
+        row = made(shipped(), *pair("q", "a"))
+        labels = np.where(row.labels == 1, IGNORED, row.labels)
+        problem = TokenRows(shipped()).misplaced(pair("q", "a"), row._replace(labels=labels))
+        assert problem == "'<|eos|>', which ends the last turn, is not trained"
+
+
 class TestRefused:
     def test_a_template_that_cuts_a_text(self) -> None:
         template = "{% for m in messages %}{{ m.content.split('</think>')[-1] }}<|eos|>{% endfor %}"

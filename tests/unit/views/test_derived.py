@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from mosaic_ray.config import View, ViewSpec
 from mosaic_ray.embedded import tokenizer_path
-from mosaic_ray.errors import SettingsError, TaskError
+from mosaic_ray.errors import SettingsError, TaskError, TokenizerError
 from mosaic_ray.io.writers import to_parquet
 from mosaic_ray.packing import pack
 from mosaic_ray.records import Message, Sample, Source
@@ -135,6 +136,17 @@ def test_another_tokenizer_is_noticed() -> None:
     changed = table.set_column(table.schema.names.index("token_count"), "token_count", pa.array([7], pa.int32()))
     with pytest.raises(TaskError, match=r"e0-t00000-s000000: \d+ tokens, where the data set states 7"):
         made("tokenized", changed)
+
+
+def test_texts_that_stand_too_close_to_tell_their_tokens_apart() -> None:
+    glued = replace(tokenizer(), chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    counts = TokenCounter(glued, max_tokens=LENGTH).count_whole([pair("a", "b") + pair("c", "d")])
+    table = samples(pair("a", "b") + pair("c", "d"))
+    table = table.set_column(table.schema.names.index("token_count"), "token_count", pa.array(counts, pa.int32()))
+    view = derived_view(ViewSpec(view="tokenized"), source=SOURCE, tokenizer=glued)
+    assert view.ends_turn is None
+    with pytest.raises(TokenizerError, match=r"e0-t00000-s000000: .* answers?.* give another --chat-template"):
+        view.make(table)
 
 
 def test_a_sample_longer_than_a_sequence() -> None:
