@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from mosaic_ray.config import ViewSpec
-from mosaic_ray.errors import StorageError, VerificationError
+from mosaic_ray.errors import DriftError, InputError, StorageError, VerificationError
 from mosaic_ray.handoff.dataset import DataSet, Part
 from mosaic_ray.handoff.partition import Ints
 from mosaic_ray.io.storage import Storage
@@ -88,16 +88,24 @@ class ComposedBlocks:
         return table if self.composer.columns is None else table.select(self.composer.columns)
 
 
-def composer_of(dataset: DataSet) -> Composer:
+def composer_of(dataset: DataSet, *, inputs: Sequence[str] = ()) -> Composer:
     """Open the run of a data set.
+
+    inputs: where its input is now; none is where it was.
 
     Raises VerificationError where it is not kept or is another, DriftError where its input has changed, InputError
     where it is gone.
     """
     root = dataset.root
-    run = reopen(Storage(root.protocol, root.root, root.options, StorageError), METHODS)
-    confirm_unchanged(run)
-    plan = run.plan(kept_inventory(run))
+    run = reopen(Storage(root.protocol, root.root, root.options, StorageError), METHODS, inputs=inputs)
+    try:
+        confirm_unchanged(run)
+        plan = run.plan(kept_inventory(run))
+    except (InputError, DriftError) as error:
+        raise type(error)(
+            f"{error} To load where it lies elsewhere, name every input as it is now: inputs=[ADDRESS, ...] for "
+            f"{', '.join(run.addresses)}"
+        ) from error
     if run.fingerprint(plan) != dataset.run:
         raise VerificationError(
             f"{root.uri('_mosaic')}: keeps another run than the one that made {dataset.storage.uri()}. Load that with "

@@ -34,6 +34,7 @@ class DataSet:
 
     storage: rooted at the data set, or at the view. root: at the data set that the view is of, or at itself.
     run: fingerprint of the run that composed the samples.
+    of: of a view, the dataset_digest of the data set that it was made of; else None.
     lanes: number of ranks that the data set was laid out for.
     epochs: the parts of each epoch, in the order of the manifest.
     tokenizer: ``digest``, ``special_tokens`` and ``chat_template``.
@@ -44,6 +45,7 @@ class DataSet:
     view: ViewSpec
     digest: str
     run: str
+    of: str | None
     lanes: int
     tokenizer: Mapping[str, Any]
     epochs: Sequence[Sequence[Part]]
@@ -72,16 +74,28 @@ def open_dataset(
     """Read the manifest of a data set and hold it against its own digest.
 
     address: of manifest.json or of the directory that it is in.
-    view: a view of that data set; None is what lies at the address.
+    view: a view of that data set, ``packed`` without a length where there is one; None is what lies at the address.
     digest: the dataset_digest that is expected there.
 
+    A view is held against the manifest of its data set, where that lies above it; copied alone, it stands by itself.
+
     Raises VerificationError where there is no manifest, where it is damaged, of another format version or of another
-    digest; SettingsError for a view that is not there; InputError where the store cannot be read.
+    digest, and for a view of another data set than the one it lies in; SettingsError for a view that is not there;
+    InputError where the store cannot be read.
     """
     storage = Storage.at(_directory(os.fspath(address)), options, error=InputError)
     dataset = _read(storage)
-    if view is not None and dataset.view.name != view:
-        dataset = _view(dataset.root, view)
+    if view is None or view in (dataset.view.name, dataset.view.view):
+        whole = _above(dataset)
+    else:
+        whole = _read(dataset.root)
+        dataset = _view(whole, view)
+    if whole is not None and dataset.of not in (None, whole.digest):
+        raise VerificationError(
+            f"{dataset.storage.uri()}: a view of another data set than the one it lies in: made of {dataset.of}, where "
+            f"{whole.storage.uri(MANIFEST)} states {whole.digest}. Delete the view; then "
+            f"{making(whole.storage, dataset.view.name)} again"
+        )
     if digest is not None and digest != dataset.digest:
         raise VerificationError(
             f"{dataset.storage.uri(MANIFEST)}: its dataset_digest is {dataset.digest}, where digest={digest} is asked "
@@ -90,10 +104,15 @@ def open_dataset(
     return dataset
 
 
-def _view(root: Storage, view: str) -> DataSet:
-    whole = _read(root)
+def _view(whole: DataSet, view: str) -> DataSet:
+    root = whole.storage
     if whole.view.name == view:
         return whole
+    if view == "packed":
+        lengths = [name for name in whole.views() if name.startswith("packed-")]
+        if len(lengths) > 1:
+            raise SettingsError(f"{root.uri()}: the view packed is there as {', '.join(lengths)}; name one of them")
+        view = lengths[0] if lengths else view
     there = root.under(f"{VIEWS}/{view}")
     if view in ("", ".", "..") or "/" in view or not there.exists(MANIFEST):
         named = ", ".join([whole.view.name, *whole.views()])
@@ -103,7 +122,8 @@ def _view(root: Storage, view: str) -> DataSet:
 
 def making(root: Storage, view: str = "") -> str:
     """How to make a view of the data set at ``root``."""
-    name, _, length = view.partition("-") if view.startswith("packed-") else (view, "", "")
+    packed = re.fullmatch(r"packed-([1-9][0-9]*)", view)
+    name, length = ("packed", packed[1]) if packed else (view, "")
     if name not in get_args(AnyView):
         return f"`mosaic-ray view {root.uri()} --view NAME` makes one of {', '.join(get_args(AnyView))}"
     options = f" --sequence-length {length}" if length else ""
@@ -120,11 +140,15 @@ def _read(storage: Storage) -> DataSet:
     try:
         data = storage.read(MANIFEST)
     except InputError as error:
-        if not isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, NotADirectoryError) or (_missing(error) and storage.exists("")):
+            raise VerificationError(
+                f"{storage.uri()}: a file. Give the directory above data/, or the {MANIFEST} in it"
+            ) from error
+        if not _missing(error):
             raise
         raise VerificationError(
-            f"{error} Without it there is no finished data set: let the job end that makes it (the same command goes "
-            "on where it was stopped)"
+            f"{error} Without it there is no finished data set: give the directory above data/, or the manifest.json "
+            "in it, or let the job end that makes it (the same command goes on where it was stopped)"
         ) from error
     try:
         manifest = orjson.loads(data)
@@ -163,10 +187,11 @@ def _dataset(storage: Storage, manifest: Mapping[str, Any]) -> DataSet:
     derived = "of" in manifest
     return DataSet(
         storage=storage,
-        root=_above(storage) if derived else storage,
+        root=_root(storage) if derived else storage,
         view=_spec(manifest["view"] if derived else {"name": settings["view"]}),
         digest=folded,
         run=(manifest["of"] if derived else manifest)["run"],
+        of=manifest["of"]["dataset_digest"] if derived else None,
         lanes=int(settings.get("world_size", 1)),
         tokenizer=manifest["tokenizer"],
         epochs=epochs,
@@ -177,6 +202,22 @@ def _spec(view: Mapping[str, Any]) -> ViewSpec:
     return ViewSpec(view=view["name"], sequence_length=view.get("sequence_length"))
 
 
-def _above(view: Storage) -> Storage:
-    """The data set that a view lies in: OUT of OUT/views/NAME."""
+def _missing(error: InputError) -> bool:
+    return isinstance(error.__cause__, FileNotFoundError)
+
+
+def _above(dataset: DataSet) -> DataSet | None:
+    """The data set that a view lies in; None for what is no view, and for a view that lies alone."""
+    if not dataset.derived or dataset.storage.root.split("/")[-2:-1] != [VIEWS]:
+        return None
+    try:
+        return _read(dataset.root) if dataset.root.exists(MANIFEST) else None
+    except InputError as error:
+        if isinstance(error.__cause__, PermissionError):  # of a view that alone was shared
+            return None
+        raise
+
+
+def _root(view: Storage) -> Storage:
+    """The directory of the data set that a view lies in: OUT of OUT/views/NAME."""
     return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)

@@ -14,14 +14,15 @@ Here the state is one number, the same on every rank (:mod:`.partition`). It is 
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
-from typing import Any, Final, NamedTuple, Protocol, get_args
+from typing import Any, Final, NamedTuple, Protocol
 
 from mosaic_ray.errors import SettingsError, StorageError
+from mosaic_ray.handoff.arguments import check_reading, column_names_of, names, share_of, whole_number
 from mosaic_ray.handoff.dataset import DataSet, making, open_dataset
 from mosaic_ray.handoff.partition import Remainder, Share, Shuffle
 from mosaic_ray.handoff.parts import PartBlocks, column_names
@@ -158,6 +159,7 @@ class Loader:
 
         The epoch that the loader stands in anyway stays where it is, so a loop that resumes may set it.
         """
+        epoch = whole_number("epoch", epoch)
         if epoch < 0:
             raise SettingsError(f"epoch {epoch}: epochs count from 0")
         if epoch != self._start.epoch:
@@ -183,27 +185,23 @@ class Loader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Let the next iteration go on where ``state`` was taken, with any number of ranks, workers, any batch size.
 
-        Raises SettingsError for the state of another data set, seed or order.
+        Raises SettingsError for the state of another data set, seed or order, and for a place that none can have.
         """
         try:
             version = state["version"]
-            place = _Place(
-                int(state["epoch"]),
-                int(state["position"]),
-                Cursor(int(state["block_turn"]), int(state["block_start"])),
+            epoch, position, turn, start = (
+                operator.index(state[name]) for name in ("epoch", "position", "block_turn", "block_start")
             )
             theirs = {name: state[name] for name in self._identity()}
-        except (KeyError, TypeError, ValueError) as error:
-            raise SettingsError(
-                f"not a state of this loader ({error!r}). Give what its state_dict() returned"
-            ) from error
+        except (KeyError, TypeError) as error:
+            raise _no_state(repr(error)) from error
         if version != STATE_VERSION:
             raise SettingsError(
                 f"state of version {version}, where this version of mosaic_ray reads {STATE_VERSION}. Resume with the "
                 "version that saved it"
             )
         mine = self._identity()
-        if place.epoch < len(self.dataset.epochs):
+        if epoch < len(self.dataset.epochs):
             mine["materialize"] = theirs["materialize"]  # these are the same epochs either way
         if differences := [
             f"{name} {theirs[name]} there, {mine[name]} here" for name in mine if theirs[name] != mine[name]
@@ -212,8 +210,21 @@ class Loader:
                 f"{self.dataset.storage.uri()}: the state is of another stream: {'; '.join(differences)}. Load what it "
                 "was saved with, or begin anew without it"
             )
+        place = _Place(epoch, position, Cursor(turn, start))
+        self._check_place(place)
         self._start = self._place = place
         self._newest = None
+
+    def _check_place(self, place: _Place) -> None:
+        epoch, position, (turn, start) = place
+        if epoch < 0 or position < 0:
+            raise _no_state(f"epoch {epoch}, position {position}: both count from 0")
+        blocks = self._source.blocks(epoch)
+        if not (0 <= turn <= blocks.count and 0 <= start <= position):
+            raise _no_state(f"position {position} in the block of turn {turn}, which begins at {start}")
+        # The last round may be filled up beyond the end, by fewer samples than it has ranks, which are at most all.
+        if blocks.sizes is not None and position >= 2 * (total := int(blocks.sizes.sum())):
+            raise _no_state(f"position {position} of epoch {epoch}, which has {total} samples")
 
     def _identity(self) -> dict[str, Any]:
         """All that decides the stream."""
@@ -224,6 +235,10 @@ class Loader:
             "shuffle": self._shuffle,
             "materialize": self._materialize,
         }
+
+
+def _no_state(problem: str) -> SettingsError:
+    return SettingsError(f"not a state of this loader ({problem}). Give what its state_dict() returned")
 
 
 def _handed(
@@ -259,6 +274,7 @@ def load(
     digest: str | None = None,
     view: str | None = None,
     materialize: bool = True,
+    inputs: Sequence[str | os.PathLike[str]] = (),
     storage_options: Mapping[str, str | bool] | None = None,
 ) -> Loader:
     """Load a data set for one rank of a training job.
@@ -271,7 +287,7 @@ def load(
         one of its views.
     batch_size: samples of a batch on each rank; rows of packed sequences in the view ``packed``.
     rank, world_size: this process among those that train; else from RANK and WORLD_SIZE, as torchrun sets them, else
-        one process alone.
+        one process alone. A number of ranks needs the rank.
     shuffle: False keeps parts and rows in the order in which they are written (one stretch of it for each rank that
         the data set was laid out for).
     remainder: what becomes of fewer samples than ranks at the end of an epoch: ``drop`` leaves them out, ``repeat``
@@ -281,26 +297,27 @@ def load(
     collate_fn: makes a batch of a list of rows, each a dict by column; None hands out the list.
     columns: only these.
     cache: a directory where parts are kept once they are read; nothing is ever deleted there.
-    tokenizer: that of the trainer (of ``transformers``, or its name or directory), to be checked.
+    tokenizer: that of the trainer (of ``transformers``, or its name or directory), to be checked; it may have a padding
+        token of its own.
     digest: the dataset_digest that is expected.
-    view: a view of the data set by name, such as ``tokenized`` or ``packed-4096``.
+    view: a view of the data set by name, such as ``tokenized`` or ``packed-4096``; ``packed`` where it is there in one
+        length.
     materialize: False composes each epoch anew, from the run kept in the data set and its input, instead of reading
         the parts. Epochs that the data set holds are the same either way, and after them come ever new ones. Then the
         work of composing is done by every rank (of an epoch that the data set holds, by each for its share), and by
         every worker of it, so more than one is of no use.
+    inputs: with materialize=False, every input of the run where it is now, if it has moved.
     storage_options: of the file system, such as ``endpoint_url``; no credentials.
 
-    Raises SettingsError for a value that cannot be, VerificationError where there is no finished data set or it is
-    damaged, InputError where the store cannot be read, DriftError where an input to compose has changed. While
-    iterating: VerificationError for a part that is missing or damaged.
+    Raises SettingsError for a value that cannot be, VerificationError where there is no finished data set, where it is
+    damaged, or where a view is of what lay there before, InputError where the store cannot be read, DriftError where
+    an input to compose has changed. While iterating: VerificationError for a part that is missing or damaged.
     """
-    share = Share(
-        rank=_from_environment("rank", rank, "RANK", 0),
-        world_size=_from_environment("world_size", world_size, "WORLD_SIZE", 1),
-        batch_size=batch_size,
-        remainder=remainder,
-    )
-    _check(share, num_workers, cache, materialize)
+    share = share_of(rank=rank, world_size=world_size, batch_size=batch_size, remainder=remainder)
+    seed, num_workers = whole_number("seed", seed), whole_number("num_workers", num_workers)
+    wanted = column_names_of(columns)
+    moved = names("inputs", inputs, of="addresses")
+    check_reading(num_workers, cache=cache, inputs=moved, materialize=materialize)
     dataset = open_dataset(manifest, view=view, digest=digest, options=storage_options)
     for parts in dataset.epochs:
         if (total := sum(part.rows for part in parts)) < share.world_size:
@@ -309,7 +326,6 @@ def load(
         from mosaic_ray.handoff.tokenizer import check_tokenizer
 
         check_tokenizer(tokenizer, dataset.tokenizer)
-    wanted = None if columns is None else tuple(columns)
     source: Source
     if materialize:
         kept = None if cache is None else Storage.at(os.fspath(cache), error=StorageError)
@@ -318,7 +334,7 @@ def load(
     else:
         from mosaic_ray.handoff.compose import composer_of
 
-        composer = composer_of(dataset)
+        composer = composer_of(dataset, inputs=moved)
         there = composer.column_names() if wanted is not None else []
         source = _Composed(dataset=dataset, composer=replace(composer, columns=wanted))
     for name in wanted or ():
@@ -334,41 +350,6 @@ def load(
         collate_fn=collate_fn,
         materialize=materialize,
     )
-
-
-def _from_environment(name: str, given: int | None, variable: str, default: int) -> int:
-    if given is not None:
-        return given
-    text = os.environ.get(variable, str(default))
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(
-            f"{variable}={text!r} of the environment is no number; correct it, or give {name}"
-        ) from None
-
-
-def _check(share: Share, num_workers: int, cache: object, materialize: bool) -> None:
-    if share.world_size < 1:
-        raise SettingsError(f"world_size {share.world_size}: the number of processes that train, 1 or more")
-    if not 0 <= share.rank < share.world_size:
-        raise SettingsError(
-            f"rank {share.rank} of world_size {share.world_size}: ranks count from 0 to {share.world_size - 1}. Give "
-            "both, or neither under torchrun"
-        )
-    if share.batch_size < 1:
-        raise SettingsError(f"batch_size {share.batch_size}: the samples of a batch on each rank, 1 or more")
-    if share.remainder not in get_args(Remainder):
-        raise SettingsError(f"remainder {share.remainder!r}: one of {', '.join(get_args(Remainder))}")
-    if num_workers < 0:
-        raise SettingsError(f"num_workers {num_workers}: 0 or more")
-    if num_workers and find_spec("torch") is None:
-        raise SettingsError(
-            f"num_workers {num_workers}: processes that read ahead need PyTorch, which is not installed. Install it "
-            "(pip install 'mosaic_ray[train]'), or give num_workers=0"
-        )
-    if cache is not None and not materialize:
-        raise SettingsError("cache: with materialize=False no parts are read that could be kept; leave it out")
 
 
 def _no_column(dataset: DataSet, name: str, there: Sequence[str]) -> SettingsError:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
 from tokenizers import Tokenizer
 
 from mosaic_ray.errors import SettingsError
@@ -19,28 +20,36 @@ def check_tokenizer(tokenizer: Any, stated: Mapping[str, Any]) -> None:
     stated: the ``tokenizer`` of the manifest.
 
     What decides the tokens of a sample is compared: the definition, the special tokens of the manifest, and the chat
-    template if there is one. Not the padding token, which trainers set as they need it, nor the name. Raises
+    template if there is one. Not the padding token, which trainers set or add as they need it, nor the name. Raises
     TokenizerError for a name under which nothing usable is found.
     """
     found = load_tokenizer(os.fspath(tokenizer)) if isinstance(tokenizer, str | os.PathLike) else _spec(tokenizer)
-    as_stated = TokenizerSpec(
-        name=found.name,
-        definition=found.definition,
-        special_tokens=stated["special_tokens"],
-        chat_template=stated["chat_template"],
-    )
-    if as_stated.digest != stated["digest"]:
+    special, template = stated["special_tokens"], stated["chat_template"]
+    if stated["digest"] not in (
+        TokenizerSpec(name="", definition=definition, special_tokens=special, chat_template=template).digest
+        for definition in _definitions(found, special)
+    ):
         raise _another(found, stated, "its vocabulary, merges or added tokens differ. Give the tokenizer of the run")
-    for name, text in stated["special_tokens"].items():
+    for name, text in special.items():
         if name != "pad_token" and found.special_tokens.get(name) != text:
             raise _another(
                 found, stated, f"{name} is {found.special_tokens.get(name)!r} here, {text!r} there. Set it as it was"
             )
-    if stated["chat_template"] is not None and found.chat_template != stated["chat_template"]:
+    if template is not None and found.chat_template != template:
         raise _another(
             found, stated, "its chat template differs. Set tokenizer.chat_template to tokenizer.chat_template of the "
             "manifest, or run again with this one"
         )  # fmt: skip
+
+
+def _definitions(found: TokenizerSpec, special: Mapping[str, str]) -> Iterator[str]:
+    """The definition as it is, then without the padding token that a trainer may have added to it."""
+    yield found.definition
+    pad = found.special_tokens.get("pad_token")
+    if pad is not None and pad not in special.values():
+        parsed = orjson.loads(found.definition)
+        parsed["added_tokens"] = [token for token in parsed["added_tokens"] if token["content"] != pad]
+        yield orjson.dumps(parsed).decode()
 
 
 def _another(found: TokenizerSpec, stated: Mapping[str, Any], problem: str) -> SettingsError:

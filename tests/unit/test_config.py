@@ -65,7 +65,7 @@ def test_further_views() -> None:
     views = job(also="tokenized, packed,tokenized", max_tokens=100).further_views()
     assert [view.name for view in views] == ["tokenized", "packed-100"]
     assert job(also=["packed"], sequence_length=4096).further_views() == [ViewSpec(view="packed", sequence_length=4096)]
-    with pytest.raises(SettingsError, match="only the view packed has sequences. Add --also packed"):
+    with pytest.raises(SettingsError, match=r"only the view packed has sequences. Add --also packed"):
         job(also="tokenized", sequence_length=4096).further_views()
     with pytest.raises(ValidationError, match="a sequence length belongs to the view packed, and to no other"):
         ViewSpec(view="tokenized", sequence_length=4096)

@@ -64,6 +64,12 @@ def ids(batches: Iterable[Batch], column: str = "id") -> list[list[Any]]:
     return [[row[column] for row in batch] for batch in batches]
 
 
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """Two epochs: the numbers 0 to 19, and 20 to 41."""
+    return write_dataset(tmp_path / "set", [[7, 6, 7], [7, 8, 7]], lanes=2)
+
+
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run makes of the corpus that the package ships: two epochs of four parts, with two views of tokens."""

@@ -1,4 +1,4 @@
-"""``mosaic_ray.load`` over real files: the stream, its state, and every refusal."""
+"""``mosaic_ray.load`` over real files: the stream, its state, and what it refuses on the way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ import mosaic_ray
 from mosaic_ray.errors import DriftError, InputError, SettingsError, VerificationError
 from mosaic_ray.handoff.loader import Loader
 from tests.unit.handoff.conftest import change_manifest, ids, write_dataset
-
-
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """Two epochs: the numbers 0 to 19, and 20 to 41."""
-    return write_dataset(tmp_path / "set", [[7, 6, 7], [7, 8, 7]], lanes=2)
 
 
 def load(address: Path | str, **options: Any) -> Loader:
@@ -102,12 +96,6 @@ def test_rounds_are_dropped_or_filled_from_the_start(dataset: Path) -> None:
 
 def test_as_it_lies_without_shuffle(tmp_path: Path) -> None:
     assert ids(load(write_dataset(tmp_path / "set", [[2, 3]]), shuffle=False)) == [[0, 1, 2], [3, 4]]
-
-
-def test_ranks_come_from_the_environment(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    assert ids(load(dataset)) == ranks_of(dataset, 2)[1]
 
 
 def test_an_iteration_left_early_begins_again_where_the_loader_stood(dataset: Path) -> None:
@@ -200,61 +188,10 @@ def test_without_workers_no_torch_is_imported(dataset: Path) -> None:
     assert done.stdout == "20 []\n"
 
 
-def test_views_are_found_by_name_from_the_data_set_and_from_another_view(made: Path) -> None:
-    for start in (made, made / "manifest.json", made / "views" / "tokenized"):
-        assert load(start, view="packed-512").dataset.storage.root == str(made / "views" / "packed-512")
-        assert load(start, view="messages").dataset.storage.root == str(made)
-    rows = [row for batch in load(made, view="tokenized") for row in batch]
-    assert rows[0].keys() == {"input_ids", "attention_mask", "labels"}
-    assert len(rows) == sum(len(batch) for batch in load(made))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"rank": 2, "world_size": 2}, "rank 2 of world_size 2: ranks count from 0 to 1"),
-        ({"rank": -1}, "rank -1 of world_size 1"),
-        ({"world_size": 0}, "world_size 0: the number of processes that train, 1 or more"),
-        ({"world_size": 21}, "world_size 21: the epoch has only 20 samples.*at most 20 ranks"),
-        ({"batch_size": 0}, "batch_size 0: the samples of a batch on each rank, 1 or more"),
-        ({"num_workers": -1}, "num_workers -1: 0 or more"),
-        ({"remainder": "pad"}, "remainder 'pad': one of drop, repeat"),
-        ({"cache": "c", "materialize": False}, "cache: with materialize=False no parts are read"),
-        (
-            {"columns": ["id", "input_ids"]},
-            "the view messages of .*/set has no column 'input_ids', only id, text. There are no other views. "
-            "`mosaic-ray view .*/set --view NAME` makes one of messages, .*, tokenized, packed",
-        ),
-        (
-            {"view": "tokenized"},
-            "no view 'tokenized'; it has messages. `mosaic-ray view .*/set --view tokenized` makes",
-        ),
-        ({"view": "packed-64"}, "`mosaic-ray view .*/set --view packed --sequence-length 64` makes it"),
-        ({"view": "../.."}, "no view '../..'; it has messages"),
-    ],
-)
-def test_impossible_settings_are_refused(dataset: Path, options: dict[str, Any], words: str) -> None:
-    with pytest.raises(SettingsError, match=words):
-        load(dataset, **options)
-
-
-def test_workers_without_torch_are_refused(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(SettingsError, match="num_workers 2: processes that read ahead need PyTorch"):
-        load(dataset, num_workers=2)
-    assert list(load(dataset))
-
-
 def test_a_missing_column_names_the_views_there_are(made: Path) -> None:
     for materialize in (True, False):
         with pytest.raises(SettingsError, match=r"no column 'labels', only messages, .*: packed-512, tokenized"):
             load(made, columns=["labels"], materialize=materialize)
-
-
-def test_an_environment_that_is_no_number_is_named(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(SettingsError, match="WORLD_SIZE='two' of the environment is no number"):
-        load(dataset)
 
 
 def test_a_state_of_another_stream_is_refused(dataset: Path, tmp_path: Path) -> None:
@@ -274,37 +211,33 @@ def test_a_state_of_another_stream_is_refused(dataset: Path, tmp_path: Path) -> 
             load(dataset).load_state_dict(broken)
 
 
-def test_what_is_no_data_set_is_refused(tmp_path: Path, dataset: Path) -> None:
-    with pytest.raises(
-        VerificationError, match=f"{tmp_path}/none/manifest.json: there is no such .* no finished data set"
-    ):
-        load(tmp_path / "none")
-    with pytest.raises(InputError, match="no file system for nope://"):
-        load("nope://set")
-    with pytest.raises(VerificationError, match=r"its dataset_digest is v1:.*, where digest=v1:1 is asked for"):
-        load(dataset, digest="v1:1")
-    assert load(dataset, digest=load(dataset).dataset.digest)
-    change_manifest(dataset, lambda manifest: manifest.update(format_version=99))
-    with pytest.raises(VerificationError, match="format version 99, where this version of mosaic_ray reads"):
-        load(dataset)
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m["parts"].pop(), "its parts give the dataset_digest v1:.*, it states v1:"),
-        (lambda m: m.pop("parts"), "KeyError"),
-        (lambda m: m["parts"][0].update(sha256="../../etc"), "sha256 '../../etc'"),
-        (lambda m: m["parts"][0].update(epoch=5), "epoch 2 has no parts"),
-        (lambda m: m["settings"].update(view="nothing"), "damaged"),
+        ({"epoch": -1}, "epoch -1, position 3: both count from 0"),
+        ({"position": -3}, "epoch 0, position -3: both count from 0"),
+        ({"position": 40}, "position 40 of epoch 0, which has 20 samples"),
+        ({"block_turn": 9}, "position 3 in the block of turn 9, which begins at 0"),
+        ({"block_start": 4}, "position 3 in the block of turn 0, which begins at 4"),
+        ({"position": 1.5}, "TypeError"),
     ],
 )
-def test_a_damaged_manifest_is_refused(dataset: Path, change: Any, words: str) -> None:
-    change_manifest(dataset, change)
-    with pytest.raises(VerificationError, match=words) as refused:
-        load(dataset)
-    assert "Restore it, or delete it and run the command" in str(refused.value)
-    assert "\n" not in str(refused.value)
+def test_a_place_that_no_stream_stands_in_is_refused(dataset: Path, change: dict[str, Any], words: str) -> None:
+    loader = load(dataset)
+    next(iter(loader))
+    state = loader.state_dict()
+    with pytest.raises(SettingsError, match=rf"not a state of this loader \(.*{words}.*Give what its state_dict"):
+        loader.load_state_dict({**state, **change})
+    assert loader.state_dict() == state
+
+
+def test_the_end_of_an_epoch_filled_up_for_many_ranks_is_a_place_for_one(dataset: Path) -> None:
+    loader = load(dataset, rank=0, world_size=11, remainder="repeat")
+    states = [loader.state_dict() for _ in loader]
+    assert states[-1]["position"] == 22
+    resumed = load(dataset)
+    resumed.load_state_dict(states[-1])
+    assert list(resumed) == []
 
 
 def test_lost_and_damaged_parts_are_named_with_the_remedy(dataset: Path) -> None:
@@ -339,6 +272,11 @@ def test_on_the_fly_refuses_a_changed_input(made: Path, tmp_path: Path) -> None:
         settings_file.read_text().replace(str(Path(mosaic_ray.__path__[0]) / "embedded" / "corpus"), str(corpus))
     )
     assert ids(load(output, materialize=False), "mosaic_id") == ids(load(output), "mosaic_id")
+    moved = corpus.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match=rf"{corpus}.* name every input as it is now: inputs=\[ADDRESS, ...\] for"):
+        load(output, materialize=False)
+    assert ids(load(output, materialize=False, inputs=[moved]), "mosaic_id") == ids(load(output), "mosaic_id")
+    moved.rename(corpus)
     changed = next(corpus.glob("*.jsonl"))
     changed.write_text(changed.read_text() + '{"instruction": "Say a.", "response": "a"}\n')
     with pytest.raises(DriftError, match=f"{changed.name} has changed"):

@@ -32,6 +32,19 @@ def test_the_tokenizer_of_the_run_is_taken_as_trainers_have_it(made: Path, token
     load(made, tokenizer)
 
 
+@pytest.mark.parametrize("name", ["<pad>", "<|padding|>"])
+def test_a_padding_token_that_a_trainer_adds_is_no_other_tokenizer(
+    made: Path, tokenizer: Any, tmp_path: Path, name: str
+) -> None:
+    assert tokenizer.add_special_tokens({"pad_token": name}) == 1
+    load(made, tokenizer)
+    tokenizer.save_pretrained(tmp_path)
+    load(made, str(tmp_path))
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(SettingsError, match="its vocabulary, merges or added tokens differ"):
+        load(made, tokenizer)
+
+
 def test_another_vocabulary_is_refused_by_both_names(made: Path, tokenizer: Any) -> None:
     tokenizer.add_tokens(["<new>"])
     stated = json.loads((made / "manifest.json").read_text())["tokenizer"]
