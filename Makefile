@@ -21,10 +21,12 @@ demo: $(VENV)/run.done
 	@echo "manifest     $(DEMO)/manifest.json"
 	@echo "their source mosaic_ray/embedded/corpus/"
 
-# What needs no cluster of its own runs on all processors.
+# On all processors, except for what starts clusters of several nodes and kills them.
 test: $(VENV)/test.done lint
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/golden
-	$(BIN)/python -m pytest --ignore tests/unit --ignore tests/golden
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+		--ignore tests/unit --ignore tests/golden --ignore tests/integration
+	$(BIN)/python -m pytest tests/integration
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
