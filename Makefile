@@ -21,12 +21,12 @@ demo: $(VENV)/run.done
 	@echo "manifest     $(DEMO)/manifest.json"
 	@echo "their source mosaic_ray/embedded/corpus/"
 
-# On all processors, except for what starts clusters of several nodes and kills them.
+# On all processors. What starts clusters and servers does so once a file, so a file stays together.
 test: $(VENV)/test.done lint
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/golden
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile \
 		--ignore tests/unit --ignore tests/golden --ignore tests/integration
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/integration
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
