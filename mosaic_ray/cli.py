@@ -1,4 +1,4 @@
-"""The command line: ``run`` (what a bare call does), ``plan``, ``verify``, ``explain`` and ``cost``.
+"""The command line: ``run`` (what a bare call does), ``plan``, ``verify``, ``explain``, ``view``, ``cost``.
 
 The options are the fields of the models in ``config.py`` and of the method, so a flag, a key of the YAML file and a
 field of the settings are one thing with one description.
@@ -26,14 +26,14 @@ from rich.console import Console
 from mosaic_ray import __version__
 from mosaic_ray.config import TOKEN_VIEWS, AnyView, Execution, Job, ViewSpec, job_from, models_of
 from mosaic_ray.errors import Interrupted, MosaicError, SettingsError, StorageError, VerificationError
-from mosaic_ray.io.manifest import read_manifest
+from mosaic_ray.io.manifest import data_set_of, read_manifest
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.catalog import METHODS
 from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
 from mosaic_ray.runtime.run import Run, open_run, reopen
 from mosaic_ray.runtime.stock import take_stock
-from mosaic_ray.runtime.viewing import data_set_of, finished_view, make_view, view_path
+from mosaic_ray.runtime.viewing import finished_view, make_view, view_path
 from mosaic_ray.text import seen
 
 log = logging.getLogger("mosaic_ray")

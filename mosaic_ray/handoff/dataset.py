@@ -12,7 +12,7 @@ import orjson
 
 from mosaic_ray.config import AnyView, ViewSpec
 from mosaic_ray.errors import InputError, SettingsError, VerificationError
-from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, VIEWS, dataset_digest
+from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, VIEWS, data_set_of, dataset_digest
 from mosaic_ray.io.storage import Storage
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -187,7 +187,7 @@ def _dataset(storage: Storage, manifest: Mapping[str, Any]) -> DataSet:
     derived = "of" in manifest
     return DataSet(
         storage=storage,
-        root=_root(storage) if derived else storage,
+        root=data_set_of(storage) if derived else storage,
         view=_spec(manifest["view"] if derived else {"name": settings["view"]}),
         digest=folded,
         run=(manifest["of"] if derived else manifest)["run"],
@@ -216,8 +216,3 @@ def _above(dataset: DataSet) -> DataSet | None:
         if isinstance(error.__cause__, PermissionError):  # of a view that alone was shared
             return None
         raise
-
-
-def _root(view: Storage) -> Storage:
-    """The directory of the data set that a view lies in: OUT of OUT/views/NAME."""
-    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)

@@ -21,6 +21,11 @@ VIEWS: Final = "views"
 """Where the further views of a data set lie, each a data set of its own."""
 
 
+def data_set_of(view: Storage) -> Storage:
+    """The directory of the data set that a view lies in: OUT of OUT/views/NAME."""
+    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)
+
+
 class Entries(Sequence[dict[str, Any]]):
     """A long list of the manifest, each of whose entries is made when it is asked for.
 

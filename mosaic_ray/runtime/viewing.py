@@ -59,11 +59,6 @@ def view_path(spec: ViewSpec) -> str:
     return f"{VIEWS}/{spec.name}"
 
 
-def data_set_of(view: Storage) -> Storage:
-    """The data set that a view lies in: OUT of OUT/views/NAME."""
-    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)
-
-
 @dataclass(kw_only=True)
 class ViewWork:
     """Makes parts of a view; one a worker, which keeps the tokenizer.

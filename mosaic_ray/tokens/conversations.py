@@ -82,17 +82,6 @@ class ConversationCounter:
         total = end(*join(self._fixed, self._open, [*question, self._middle]))
         return end(*join(total, self._reopen, [*answer, self._last]))
 
-    def ids(self, question: Parts, answer: Parts) -> list[int] | None:
-        """Token ids of the conversation, or None where only rendering it can tell."""
-        texts = self._shown(question, answer)
-        if texts is None:
-            return None
-        asked, answered = self._open + "".join(texts[0]) + self._middle, "".join(texts[1]) + self._last
-        first, middle, last = self._fixed_ids
-        if self._reopen is None:
-            return [*first, *self.pieces.ids(asked + answered), *last]
-        return [*first, *self.pieces.ids(asked), *middle, *self.pieces.ids(self._reopen + answered), *last]
-
     def trained(self, pairs: Sequence[tuple[str, str]]) -> list[Trained | None]:
         """Token ids of many conversations, and where the answer stands in them; None where only the whole can tell.
 

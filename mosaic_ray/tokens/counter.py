@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 from tokenizers import Tokenizer
@@ -76,17 +75,7 @@ class TokenCounter:
         return None
 
     def encode(self, messages: Sequence[Message | Woven]) -> list[int]:
-        """The token ids that the trainer will see."""
-        pair = self._pair(messages)
-        if self._by_pieces is not None and pair is not None:
-            with suppress(NotCountable):
-                ids = self._by_pieces.ids(*pair)
-                if ids is not None:
-                    return ids
-        return self.encode_whole(messages)
-
-    def encode_whole(self, messages: Sequence[Message | Woven]) -> list[int]:
-        """The same, rendered and encoded whole: what every other way is held against."""
+        """The token ids that the trainer will see, rendered and encoded whole; :mod:`.trained` makes them of pieces."""
         return list(self._encode_batch([self.render(messages)])[0].ids)
 
     def count(self, messages: Sequence[Message | Woven]) -> int:

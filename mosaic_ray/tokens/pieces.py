@@ -148,19 +148,12 @@ class PieceCounter:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a stretch of text that has its prefix already."""
-        known = self._ids
         pieces = self._pieces(text) if text else []
-        fresh = [piece for piece in dict.fromkeys(pieces) if piece not in known]
-        if self._breaks is not None and any(map(self._breaks.search, fresh)):
+        if self._breaks is not None and any(map(self._breaks.search, pieces)):
             raise NotCountable
-        if len(known) + len(fresh) > ID_ENTRIES:
-            known.clear()
-            fresh = list(dict.fromkeys(pieces))
-        found = self._tokenizer.encode_batch_fast(fresh, add_special_tokens=False)
-        made = {piece: encoding.ids for piece, encoding in zip(fresh, found, strict=True)}
-        ids = list(chain.from_iterable(made[piece] if piece in made else known[piece] for piece in pieces))
-        known.update((piece, numbers) for piece, numbers in made.items() if len(piece) <= LONGEST_KEPT)
-        return ids
+        distinct = list(dict.fromkeys(pieces))
+        found = dict(zip(distinct, self._ids_of(distinct), strict=True))
+        return list(chain.from_iterable(found[piece] for piece in pieces))
 
     def id_arrays(self, texts: Sequence[str], marks: Sequence[tuple[int, int]]) -> tuple[list[Ids], list[int | None]]:
         """Token ids of stretches of text; many at once are several times as fast as one by one.

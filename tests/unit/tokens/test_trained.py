@@ -189,6 +189,16 @@ class TestEveryFamily:
             assert row.labels.tolist() == whole.labels.tolist()
             assert row.counted == whole.counted
 
+    @pytest.mark.parametrize("template", ["none", "marked", "tight"])
+    def test_every_joint(self, family: Any, template: str) -> None:
+        ends = ["word", " ", "\n", "é", "e\u0301", "👍\u200d", "'", "12", "中", "▁", "\r", "\t ", ".", family.added[-1]]
+        starts = ["word", " ", "\n", "\u0301", "\ufe0f", "s", "34", "文", "▁", "\n\n", ",", family.added[0][-1]]
+        batch = [pair(f"a{end}{start}b", f"{start}x{end}") for end in ends for start in starts]
+        rows = rows_of(family, template)
+        for messages, row, whole in zip(batch, rows._rows_by_pieces(batch), rows.make_whole(batch), strict=True):
+            assert row is None or row.input_ids.tolist() == whole.input_ids.tolist(), messages
+            assert row is None or row.labels.tolist() == whole.labels.tolist(), messages
+
     @given(data=DATA)
     @few
     def test_ids_are_those_that_are_counted(self, family: Any, texts: Any, data: Any) -> None:
@@ -196,7 +206,7 @@ class TestEveryFamily:
         counter, rows = family.counter(template), rows_of(family, template)
         conversations = data.draw(st.lists(st.tuples(texts, texts).map(lambda t: pair(*t)), max_size=3))
         for messages, row in zip(conversations, rows.make(conversations), strict=True):
-            whole = counter.encode_whole(messages)
+            whole = counter.encode(messages)
             assert row.counted == len(whole)
             assert row.input_ids.tolist() == whole[: len(row.input_ids)]
             assert len(row.labels) == len(row.input_ids)
