@@ -10,7 +10,9 @@
     |- DriftError             4   the output holds a run with other settings or other input
     |- RejectShareError       5   more records were rejected than the run allows
     |- VerificationError      6   a published data set is not what its manifest says
-    `- TaskError              7   a task failed for a reason of its own, or lost its worker too often
+    |- TaskError              7   a task failed for a reason of its own, or lost its worker too often
+    |  `- StalledError        7   it made no step for longer than --stall-timeout
+    `- ConcurrentRunError     8   another run is at work on the same output, or has taken it over
     Interrupted         130, 143  SIGINT or SIGTERM; the same command resumes. Beside the tree, as a BaseException
 
 The number is the exit status of the command line. A message names the culprit (file, row, flag), the value, the
@@ -22,9 +24,13 @@ from __future__ import annotations
 
 
 class MosaicError(Exception):
-    """Base of every error raised on purpose; ``exit_code`` is the status the command line ends with."""
+    """Base of every error raised on purpose; ``exit_code`` is the status the command line ends with.
+
+    passing: whether the same may succeed if it is tried again, elsewhere or later, as where a store stayed unavailable.
+    """
 
     exit_code = 1
+    passing = False
 
 
 class SettingsError(MosaicError):
@@ -73,6 +79,18 @@ class TaskError(MosaicError):
     """A task failed for a reason of its own, or its worker was lost more often than a task may lose one."""
 
     exit_code = 7
+
+
+class StalledError(TaskError):
+    """A task made no step for longer than it may, as where a read hangs."""
+
+    passing = True
+
+
+class ConcurrentRunError(MosaicError):
+    """Another run is at work on the same output, or took it over when this one was not heard of."""
+
+    exit_code = 8
 
 
 class Interrupted(BaseException):

@@ -113,6 +113,7 @@ REASONS: Final[Mapping[str, str]] = {
     "not_json": "the line is not a JSON value",
     "not_utf8": "the line is not valid UTF-8",
     "not_an_object": "the JSON value is not an object",
+    "too_complex": "the row is nested too deeply, or holds too many values, to be taken into memory",
     "missing_column": "a column that the file's shape needs is not there",
     "not_a_string": "a text column holds null or something that is not a string",
     "bad_messages": "the conversation is not a list of turns that a trainer could use",

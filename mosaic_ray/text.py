@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Final
 
 _UNSEEN: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb\ufffe\uffff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff"
+    "\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e0fff]"
 )
-"""Controls, halves of pairs, and the marks that turn the direction of writing: they act without being seen."""
+"""Controls, halves of pairs, marks that turn the direction of writing, and characters without a form, such as the tags
+in which a text can be hidden. Not the joiners and variants that scripts and emoji are written with."""
 
 
 def seen(text: str) -> str:
@@ -19,3 +22,10 @@ def seen(text: str) -> str:
 def seen_on_one_line(text: str) -> str:
     """The same with tabs and newlines spelt out too: for names, and for cells of a table."""
     return seen(text).replace("\n", "⟨U+000A⟩").replace("\t", "⟨U+0009⟩")
+
+
+class SeenFormatter(logging.Formatter):
+    """Lines of a log: they name files, and say what was found in them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return seen(super().format(record))

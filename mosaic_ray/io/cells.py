@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mosaic_ray.fingerprint import canonical_json
 from mosaic_ray.io.shapes import Shape
 
 Format = Literal["jsonl", "json", "parquet"]
@@ -40,6 +41,8 @@ class Cell:
     group: int = 0
     digest: str = ""
 
+
+STAGED: Final = "_mosaic/staged"
 
 GROUP_CELLS: Final = 1 << 16
 """An inventory is written and read by so many cells at a time: a few MB."""
@@ -170,13 +173,13 @@ class InputFile:
     @property
     def staged_path(self) -> str:
         """Where a staged copy lies, relative to the root of the output."""
-        return staged_path(self.name)
+        return staged_path(self)
 
 
-def staged_path(name: str) -> str:
-    """Where the staged copy of the file ``name`` lies, relative to the root of the output."""
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return f"_mosaic/staged/{digest}.jsonl.zst"
+def staged_path(file: FoundFile | InputFile) -> str:
+    """Where the staged copy of a file lies, relative to the root of the output: elsewhere once the file has changed."""
+    seen = canonical_json([file.name, file.size, file.etag or file.modified])
+    return f"{STAGED}/{hashlib.blake2b(seen.encode(), digest_size=16).hexdigest()}.jsonl.zst"
 
 
 def same_content(a: InputFile, b: InputFile) -> bool:

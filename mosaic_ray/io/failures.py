@@ -15,9 +15,10 @@ from typing import Final
 
 S3: Final = ("s3", "s3a")
 
-_BAD_CREDENTIALS: Final = frozenset((
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId", "ExpiredToken",
-    "AuthFailure", "AuthorizationHeaderMalformed", "TokenRefreshRequired", "InvalidSecurity",
+_EXPIRED: Final = frozenset(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"))
+_BAD_CREDENTIALS: Final = _EXPIRED | frozenset((
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId",
+    "AuthFailure", "AuthorizationHeaderMalformed", "InvalidSecurity",
 ))  # fmt: skip
 _NO_CREDENTIALS: Final = frozenset((
     "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "CredentialRetrievalError",
@@ -25,8 +26,26 @@ _NO_CREDENTIALS: Final = frozenset((
 ))  # fmt: skip
 _UNREACHABLE: Final = frozenset((
     "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "HTTPClientError",
-    "ProxyConnectionError", "SSLError", "ClientConnectorError", "ServerDisconnectedError", "ClientPayloadError",
+    "ProxyConnectionError", "SSLError", "ClientConnectorError", "ServerDisconnectedError",
 ))  # fmt: skip
+_PASSING: Final[Mapping[str, frozenset[str]]] = {
+    "throttled": frozenset(("SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "TooManyRequests",
+                            "RequestLimitExceeded", "RequestThrottled", "BandwidthLimitExceeded", "503", "429")),
+    "server error": frozenset(("InternalError", "InternalFailure", "OperationAborted", "ConditionalRequestConflict",
+                               "500", "502", "504", "409")),
+    "timeout": frozenset(("RequestTimeout", "RequestTimeoutException", "408", "ReadTimeoutError", "ConnectTimeoutError",
+                          "FSTimeoutError", "TimeoutError", "ServerTimeoutError", "SocketTimeoutError")),
+    "connection": frozenset(("EndpointConnectionError", "ConnectionClosedError", "HTTPClientError", "ClientOSError",
+                             "ProxyConnectionError", "ClientConnectorError", "ServerDisconnectedError",
+                             "ConnectionError")),
+    "truncated": frozenset(("TruncatedError", "ClientPayloadError", "IncompleteReadError", "ResponseStreamingError",
+                            "IncompleteBody")),
+    "garbled": frozenset(("BadDigest", "XAmzContentSHA256Mismatch", "FlexibleChecksumError", "ResponseParserError",
+                          "ChecksumMismatch")),
+    "credentials": _EXPIRED,
+}  # fmt: skip
+"""Cause -> codes of S3 and names of exceptions of what may pass when the same request is made again."""
+
 _LOCAL: Final[Mapping[int, str]] = {
     errno.ENOENT: "there is no such file or folder; correct the address",
     errno.EISDIR: "this is a directory, where a file is needed; correct the address",
@@ -37,8 +56,34 @@ _LOCAL: Final[Mapping[int, str]] = {
     errno.ENOSPC: "no space is left on the disk; free some, or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space, or choose another place",
     errno.EROFS: "the file system is read-only; choose another place",
+    errno.ELOOP: "this is a link that leads back to itself; correct the link, or leave it out",
+    errno.ESTALE: "the file was replaced or removed on its server while it was read; start again",
     errno.ENAMETOOLONG: "the name is too long for the file system; choose a shorter one",
 }
+
+
+class ChangedError(OSError):
+    """A file is not, or no longer, the one that was meant."""
+
+
+class NoFileError(OSError):
+    """Something has a file's name and is none: a pipe, a socket, a device."""
+
+
+class TruncatedError(OSError):
+    """Fewer bytes came than were asked for and are there."""
+
+
+def cause_of(failure: BaseException) -> str | None:
+    """Why a request failed in a way that may pass; None for a failure that will not."""
+    code = code_of(failure)
+    if code and code not in _ANY_PASSING:
+        return None
+    names = {kind.__name__ for link in _chain(failure) for kind in type(link).__mro__} | {code}
+    return next((cause for cause, known in _PASSING.items() if names & known), None)
+
+
+_ANY_PASSING: Final = frozenset().union(*_PASSING.values())
 
 
 def explain(
@@ -53,13 +98,13 @@ def explain(
     probe: asks an S3 store for the bucket alone. A refused HEAD has no body, so only that tells a missing bucket
         from a missing key, and wrong credentials from a missing permission.
     """
-    if protocol in S3 and _code(failure) in ("", "403", "404"):
+    if protocol in S3 and code_of(failure) in ("", "403", "404"):
         failure = (isinstance(failure, FileNotFoundError | PermissionError) and probe()) or failure
     return f"{uri}: {_cause(failure, uri, protocol, options)}."
 
 
 def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, str | bool]) -> str:
-    code = _code(failure)
+    code = code_of(failure)
     names = {type(link).__name__ for link in _chain(failure)}
     bucket = uri.partition("://")[2].partition("/")[0]
     if code == "NoSuchBucket":
@@ -75,7 +120,9 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
     if names & _UNREACHABLE or isinstance(failure, ConnectionError | TimeoutError | socket.gaierror):
         return (f"{_endpoint(options) if protocol in S3 else 'the store'} cannot be reached "
                 f"({type(failure).__name__}); check the address, the network and AWS_ENDPOINT_URL")  # fmt: skip
-    if "FileExpired" in names:
+    if "NoFileError" in names:
+        return "this is a pipe, a socket or a device, where a file is needed; correct the address, or remove it"
+    if names & {"FileExpired", "ChangedError"}:
         return "the file was replaced while it was read; let its writer finish, and start again"
     if isinstance(failure, TypeError) and "argument" in str(failure):
         return f"the file system of {protocol}:// refuses the storage options {sorted(options)}; correct them"
@@ -90,6 +137,12 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
         return _LOCAL[errno.EISDIR]
     if isinstance(failure, PermissionError):
         return "the credentials in use do not permit this; ask for the permission, or use other credentials"
+    cause = cause_of(failure)
+    if cause is not None:
+        return (
+            f"{_endpoint(options) if protocol in S3 else 'the store'} kept failing ({cause}: "
+            f"{code or type(failure).__name__}); see its own log, and start again: the same command goes on"
+        )
     first_line = re.sub(r"://[^/@\s]*@", "://", str(failure).partition("\n")[0])[:200]
     return (
         f"the store failed with {type(failure).__name__} ({code or first_line}); see the store's own log, and try again"
@@ -102,7 +155,7 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
         failure = failure.__cause__
 
 
-def _code(failure: Exception) -> str:
+def code_of(failure: BaseException) -> str:
     """The code of the S3 answer behind a failure; empty where there was none."""
     for link in _chain(failure):
         response = getattr(link, "response", None)

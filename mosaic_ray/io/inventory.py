@@ -15,9 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from mosaic_ray.errors import InputError, SettingsError
 from mosaic_ray.io.cells import (
     INVENTORY_SCHEMA,
@@ -31,21 +28,12 @@ from mosaic_ray.io.cells import (
     to_arrow,
 )
 from mosaic_ray.io.cutting import Piece, cut_lines
+from mosaic_ray.io.parquet import Columns, batch_rows, json_line, parquet, schema_row
+from mosaic_ray.io.patience import PATIENCE
 from mosaic_ray.io.shapes import Shape, recognise
 from mosaic_ray.io.staging import Frames
-from mosaic_ray.io.storage import FileInfo, Storage
-from mosaic_ray.io.streams import (
-    CHUNK,
-    Refusal,
-    batch_rows,
-    chunks,
-    elements,
-    json_line,
-    opening,
-    parquet,
-    parse,
-    sha256,
-)
+from mosaic_ray.io.storage import FileInfo, Storage, refuse_credentials
+from mosaic_ray.io.streams import CHUNK, Refusal, chunks, elements, opening, parse, sha256
 
 __all__ = [
     "CELL_BYTES",
@@ -87,15 +75,18 @@ class Findings(NamedTuple):
     ignored: list[str]
 
 
-def input_storage(uri: str, options: Mapping[str, str | bool] | None = None) -> Storage:
+def input_storage(uri: str, options: Mapping[str, str | bool] | None = None, *, patience: float = PATIENCE) -> Storage:
     """The storage of one ``--input``: rooted at the file or directory, or before the first wildcard of a glob."""
+    refuse_credentials(uri, options or {})  # all of it: the "?" of a query is a wildcard
     fixed = _fixed_part(uri)
     if fixed.endswith("://") and fixed != "memory://":
         raise InputError(f"{uri}: the name of a bucket cannot be a wildcard; write it out.")
-    return Storage.at(fixed, options, error=InputError)
+    return Storage.at(fixed, options, error=InputError, patience=patience)
 
 
-def find_inputs(uris: Sequence[str], options: Mapping[str, str | bool] | None = None) -> Findings:
+def find_inputs(
+    uris: Sequence[str], options: Mapping[str, str | bool] | None = None, *, patience: float = PATIENCE
+) -> Findings:
     """The files under the addresses: files, directories with all below them, and globs.
 
     Taken are .json, .jsonl, .ndjson (each also .gz or .zst) and .parquet; ignored are other names, and those with a
@@ -108,22 +99,25 @@ def find_inputs(uris: Sequence[str], options: Mapping[str, str | bool] | None = 
     """
     files: list[FoundFile] = []
     ignored: list[str] = []
-    led_to: dict[str, str] = {}
+    led_to: dict[str, tuple[str, str]] = {}
     for index, uri in enumerate(uris):
-        storage = input_storage(uri, options)
+        storage = input_storage(uri, options, patience=patience)
         known = len(files), len(ignored)
         for path, info in _look_up(uri, storage):
             name = path or storage.root.rpartition("/")[2]
             full = storage.uri(path)
             if _NAME.search(name) and not (path and any(part[:1] in (".", "_") for part in path.split("/"))):
                 _check_utf8(full)
-                if full in led_to:
-                    ways = f"both {led_to[full]} and {uri}" if led_to[full] != uri else f"{uri} twice"
+                real = storage.real(path)
+                if real in led_to:
+                    other, its_name = led_to[real]
+                    ways = f"{uri} twice" if other == uri else f"both {other} and {uri}"
+                    names = full if its_name == full else f"{its_name} and {full}, which are one file,"
                     raise SettingsError(
-                        f"--input gives {ways}, and so {full} twice; each of its records would be read twice: "
+                        f"--input gives {ways}, and so {names} twice; each of its records would be read twice: "
                         "give it once."
                     )
-                led_to[full] = uri
+                led_to[real] = uri, full
                 files.append(FoundFile(name, index, path, *info))
             else:
                 ignored.append(full.encode("utf-8", "backslashreplace").decode())
@@ -159,7 +153,7 @@ def take_inventory(
     match = _NAME.search(found.path or source.root)
     if match is None:
         raise InputError(f"{source.uri(found.path)}: the name does not say what kind of file this is; rename it.")
-    with Frames(found.name, stage) as frames:
+    with Frames(found, stage) as frames:
         if match[1]:
             return _parquet_file(found, source, cell_records, columns, frames)
         return _text_file(found, source, cell_records, columns, frames, _COMPRESSION[(match[2] or "").lower()])
@@ -175,7 +169,7 @@ def _text_file(
 ) -> InputFile:
     where = source.uri(found.path)
     digest = _Digest()
-    first, content, skipped = opening(chunks(source, found.path, compression, digest=digest), where)
+    first, content, skipped = opening(chunks(source, found.path, compression, etag=found.etag, digest=digest), where)
     array = first == b"["
     plain = not array and compression is None
     sample = _Sample(where, columns)
@@ -217,16 +211,15 @@ def _parquet_file(
     found: FoundFile, source: Storage, cell_records: int, columns: Mapping[str, str] | None, frames: Frames
 ) -> InputFile:
     where = source.uri(found.path)
-    with parquet(source, found.path) as file:
-        schema = file.schema_arrow
-        total = file.metadata.num_rows
+    with parquet(source, found.path, etag=found.etag) as file:
+        total = file.rows
         shape = _NO_SHAPE
         if total:
-            shape = recognise(schema.names, [_schema_sample(schema)], mapping=columns, file=where)
-        cells = _group_cells(file.metadata, frozenset(shape.columns.values()), cell_records)
+            shape = recognise(file.names, [schema_row(file.schema)], mapping=columns, file=where)
+        cells = _group_cells(file.choose(frozenset(shape.columns.values())), cell_records)
     staged = max(Counter(cell.group for cell in cells).values(), default=0) > MAX_REREADS
     if staged and frames.wanted:
-        cells = list(_staged_cells(cells, source, found.path, shape, frames))
+        cells = list(_staged_cells(cells, source, found, shape, frames))
         frames.publish()
     return InputFile(
         **found._asdict(),
@@ -241,31 +234,29 @@ def _parquet_file(
     )
 
 
-def _group_cells(metadata: pq.FileMetaData, columns: frozenset[str], cell_records: int) -> list[Cell]:
+def _group_cells(columns: Columns, cell_records: int) -> list[Cell]:
     """Cells of even length in each row group, of at most CELL_BYTES unpacked by the footer's average."""
     cells = []
-    start = 0
-    for group in range(metadata.num_row_groups):
-        about = metadata.row_group(group)
-        parts = [about.column(i) for i in range(about.num_columns)]
-        size = sum(part.total_uncompressed_size for part in parts if part.path_in_schema.split(".")[0] in columns)
-        at_most = max(1, min(cell_records, CELL_BYTES * about.num_rows // max(size, 1)))
-        count = -(-about.num_rows // at_most)
-        cuts = [about.num_rows * i // count for i in range(count + 1)] if count else []
+    for group in columns.groups():
+        at_most = max(1, min(cell_records, CELL_BYTES * group.rows // max(columns.unpacked(group), 1)))
+        count = -(-group.rows // at_most)
+        cuts = [group.rows * i // count for i in range(count + 1)] if count else []
         for first, end in pairwise(cuts):
-            cells.append(Cell(row=start + first, rows=end - first, records=end - first, offset=first, group=group))
-        start += about.num_rows
+            length = end - first
+            cells.append(Cell(row=group.start + first, rows=length, records=length, offset=first, group=group.number))
     return cells
 
 
-def _staged_cells(cells: Sequence[Cell], source: Storage, path: str, shape: Shape, frames: Frames) -> Iterator[Cell]:
-    with parquet(source, path, ahead=False) as file:
-        names = sorted(set(shape.columns.values()))
-        batches = file.iter_batches(batch_size=max(cell.rows for cell in cells), columns=names, use_threads=False)
+def _staged_cells(
+    cells: Sequence[Cell], source: Storage, found: FoundFile, shape: Shape, frames: Frames
+) -> Iterator[Cell]:
+    with parquet(source, found.path, etag=found.etag) as file:
+        columns = file.choose(frozenset(shape.columns.values()))
+        batches = columns.batches(list(columns.groups()))
         held: list[bytes] = []
         for cell in cells:
             while len(held) < cell.rows:
-                held += map(json_line, batch_rows(next(batches)))
+                held += map(json_line, batch_rows(next(batches)[1]))
             yield frames.add(b"".join(held[: cell.rows]), row=cell.row, rows=cell.rows, records=cell.records)
             del held[: cell.rows]
 
@@ -328,20 +319,6 @@ class _Digest:
     def update(self, data: bytes, /) -> None:
         self.sha.update(data)
         self.size += len(data)
-
-
-def _schema_sample(schema: pa.Schema) -> dict[str, Any]:
-    """A row as the schema has it, as far as the shape depends on it: of lists, one element with its keys."""
-    row: dict[str, Any] = {}
-    for field in schema:
-        kind = field.type
-        if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-            inner = kind.value_type
-            names = [inner.field(i).name for i in range(inner.num_fields)] if pa.types.is_struct(inner) else []
-            row[field.name] = [dict.fromkeys(names)]
-        else:
-            row[field.name] = ""
-    return row
 
 
 def _look_up(uri: str, storage: Storage) -> list[tuple[str, FileInfo]]:

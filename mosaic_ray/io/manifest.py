@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
@@ -23,7 +24,7 @@ VIEWS: Final = "views"
 
 def data_set_of(view: Storage) -> Storage:
     """The directory of the data set that a view lies in: OUT of OUT/views/NAME."""
-    return Storage(view.protocol, view.root.rsplit("/", 2)[0], view.options, view.error)
+    return replace(view, root=view.root.rsplit("/", 2)[0])
 
 
 class Entries(Sequence[dict[str, Any]]):
@@ -71,8 +72,8 @@ def inventory_entry(file: InputFile) -> dict[str, Any]:
     }
 
 
-def publish_manifest(output: Storage, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest in bounded memory, :class:`Entries` with one entry a line.
+def publish_manifest(output: Storage, manifest: Mapping[str, Any]) -> bool:
+    """Write the manifest in bounded memory, :class:`Entries` with one entry a line; False where there is one already.
 
     Raises StorageError where there is no room for it in TMPDIR, or in the output.
     """
@@ -80,7 +81,7 @@ def publish_manifest(output: Storage, manifest: Mapping[str, Any]) -> None:
         with tempfile.NamedTemporaryFile(prefix="mosaic-manifest-") as file:
             file.writelines(_pieces(manifest))
             file.flush()
-            output.publish_file(MANIFEST, file.name)
+            return output.create_file(MANIFEST, file.name)
     except OSError as failure:
         raise no_room("the manifest", failure) from failure
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
-
-import pyarrow.parquet as pq
 
 from mosaic_ray.errors import InputError
 from mosaic_ray.io.cells import Cell, InputFile
+from mosaic_ray.io.parquet import Group, batch_rows, parquet
+from mosaic_ray.io.patience import retried
 from mosaic_ray.io.shapes import excerpt
 from mosaic_ray.io.staging import unpack
 from mosaic_ray.io.storage import RANGE_LIMIT, Storage
-from mosaic_ray.io.streams import Refusal, batch_rows, chunks, elements, lines, opening, parquet, parse, sha256
+from mosaic_ray.io.streams import Refusal, chunks, elements, lines, opening, parse, sha256
 from mosaic_ray.records import Reject, Source
 
 Row = tuple[Source, Mapping[str, Any] | Reject]
@@ -22,7 +22,8 @@ Row = tuple[Source, Mapping[str, Any] | Reject]
 _AT_ONCE: Final = 4 * RANGE_LIMIT
 """Bytes fetched at a time, and unpacked bytes of Parquet row groups."""
 
-_BATCH_ROWS: Final = 1024
+FETCHES: Final = 3
+"""How often bytes that are not those of the inventory are fetched: a transfer may be garbled, a changed file stays."""
 
 
 def read_cells(
@@ -39,10 +40,10 @@ def read_cells(
     wanted = sorted(cells, key=lambda cell: cell.row)
     if not wanted:
         return
-    _check_unchanged(file, source)
     if file.staged:
         if stage is None:
             raise ValueError(f"{file.name} is staged, and no stage was given")
+        _unchanged(file, source)
         yield from _ranges(file, wanted, stage, file.staged_path)
     elif _plain(file):
         yield from _ranges(file, wanted, source, file.path)
@@ -58,7 +59,6 @@ def read_rows(file: InputFile, ranges: Iterable[tuple[int, int]], *, source: Sto
     spans = _joined(ranges)
     if not spans:
         return
-    _check_unchanged(file, source)
     if not _plain(file):
         yield from _spans(file, spans, source)
         return
@@ -77,16 +77,18 @@ def _plain(file: InputFile) -> bool:
     return file.format == "jsonl" and file.compression is None
 
 
-def _check_unchanged(file: InputFile, source: Storage) -> None:
-    """By size and the store's mark. A file whose mark differs (touched, copied to another store) is read to know,
-    unless its cells have digests of their own."""
+def _unchanged(file: InputFile, source: Storage) -> str | None:
+    """The mark that the file has now, None on a local disk; raises InputError unless it is what the inventory saw.
+
+    A file whose mark differs (touched, copied to another store) is read to know.
+    """
     now = source.info(file.path)
     if now.size == file.size:
         marked = (now.etag, file.etag) if file.etag is not None else (now.modified, file.modified)
-        if _plain(file) or (marked[0] is not None and marked[0] == marked[1]):
-            return
-        if file.digest is not None and sha256(source, file.path) == file.digest:
-            return
+        if marked[0] is not None and marked[0] == marked[1]:
+            return now.etag
+        if file.digest is not None and sha256(source, file.path, etag=now.etag) == file.digest:
+            return now.etag
     raise _changed(file, source)
 
 
@@ -98,19 +100,34 @@ def _changed(file: InputFile, source: Storage) -> InputError:
 
 
 def _ranges(file: InputFile, cells: Sequence[Cell], storage: Storage, path: str) -> Iterator[Row]:
+    if not file.staged and storage.info(path).size != file.size:
+        raise _changed(file, storage)
     for batch in _batches(cells):
-        blocks = storage.read_ranges(path, [(cell.offset, cell.offset + cell.length) for cell in batch])
-        for cell, block in zip(batch, blocks, strict=True):
-            if hashlib.blake2b(block, digest_size=8).hexdigest() != cell.digest:
-                if not file.staged:
-                    raise _changed(file, storage)
-                raise storage.error(
-                    f"{storage.uri(path)}: the staged copy of {file.name} is not what the inventory wrote; "
-                    "start again with a new output."
-                )
+        for cell, block in zip(batch, _blocks(file, batch, storage, path), strict=True):
             for number, line in enumerate(io.BytesIO(unpack(block) if file.staged else block), cell.row):
                 if not line.isspace():
                     yield _row(Source(file.name, number), line)
+
+
+def _blocks(file: InputFile, cells: Sequence[Cell], storage: Storage, path: str) -> list[bytes]:
+    """The bytes of the cells, each held against its digest; what is not right is fetched again to know why."""
+    blocks: dict[Cell, bytes] = {}
+    for attempt in range(FETCHES):
+        missing = [cell for cell in cells if cell not in blocks]
+        if attempt:
+            retried("garbled")
+        fetched = storage.read_ranges(path, [(cell.offset, cell.offset + cell.length) for cell in missing])
+        for cell, block in zip(missing, fetched, strict=True):
+            if hashlib.blake2b(block, digest_size=8).hexdigest() == cell.digest:
+                blocks[cell] = block
+        if len(blocks) == len(cells):
+            return [blocks[cell] for cell in cells]
+    if not file.staged:
+        raise _changed(file, storage)
+    raise storage.error(
+        f"{storage.uri(path)}: the staged copy of {file.name} is not what the inventory wrote; "
+        "start again with a new output."
+    )
 
 
 def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
@@ -128,11 +145,15 @@ def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _spans(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage) -> Iterator[Row]:
-    if file.format == "parquet":
-        yield from _parquet(file, spans, source)
-        return
+    etag = _unchanged(file, source)
+    yield from (_parquet if file.format == "parquet" else _elements)(file, spans, source, etag)
+    if etag is None:  # nothing kept the file from being replaced in the meantime
+        _unchanged(file, source)
+
+
+def _elements(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage, etag: str | None) -> Iterator[Row]:
     where = source.uri(file.path)
-    _, content, skipped = opening(chunks(source, file.path, file.compression), where)
+    _, content, skipped = opening(chunks(source, file.path, file.compression, etag=etag), where)
     array = file.format == "json"
     rows = enumerate(elements(content, where, skipped=skipped) if array else lines(content, where))
     for first, end in spans:
@@ -145,40 +166,37 @@ def _spans(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage) -
             raise _changed(file, source)
 
 
-def _parquet(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage) -> Iterator[Row]:
+def _parquet(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage, etag: str | None) -> Iterator[Row]:
     """Row group by row group, as many at a time as fit into _AT_ONCE; of a group larger than that, batch by batch."""
-    names = sorted(set(file.shape.columns.values()))
-    with parquet(source, file.path, ahead=not file.staged) as opened:
-        for groups, start in _group_runs(opened.metadata, spans):
-            row = start
-            for batch in opened.iter_batches(_BATCH_ROWS, row_groups=groups, columns=names, use_threads=False):
+    with parquet(source, file.path, etag=etag) as opened:
+        columns = opened.choose(frozenset(file.shape.columns.values()))
+        for groups in _group_runs(columns.groups(), spans, size=columns.unpacked):
+            for row, batch in columns.batches(groups):
                 for first, end in spans:
                     low, high = max(first, row), min(end, row + batch.num_rows)
                     if low < high:
                         for number, value in enumerate(batch_rows(batch.slice(low - row, high - low)), low):
                             place = Source(file.name, number)
                             yield place, _refused(place, value, "") if isinstance(value, Refusal) else value
-                row += batch.num_rows
 
 
-def _group_runs(metadata: pq.FileMetaData, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[list[int], int]]:
-    """Runs of neighbouring row groups that hold rows of the spans, and the first row of each run."""
-    run: list[int] = []
-    run_start = size = start = 0
-    for group in range(metadata.num_row_groups):
-        about = metadata.row_group(group)
-        end = start + about.num_rows
-        wanted = any(first < end and start < last for first, last in spans)
-        if run and (not wanted or size + about.total_byte_size > _AT_ONCE):
-            yield run, run_start
-            run, size = [], 0
+def _group_runs(
+    groups: Iterable[Group], spans: Sequence[tuple[int, int]], *, size: Callable[[Group], int]
+) -> Iterator[list[Group]]:
+    """Runs of neighbouring row groups that hold rows of the spans."""
+    run: list[Group] = []
+    held = 0
+    for group in groups:
+        wanted = any(first < group.start + group.rows and group.start < end for first, end in spans)
+        more = size(group) if wanted else 0
+        if run and (not wanted or held + more > _AT_ONCE):
+            yield run
+            run, held = [], 0
         if wanted:
-            run_start = run_start if run else start
             run.append(group)
-            size += about.total_byte_size
-        start = end
+            held += more
     if run:
-        yield run, run_start
+        yield run
 
 
 def _row(place: Source, line: bytes) -> Row:

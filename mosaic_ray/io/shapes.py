@@ -11,13 +11,14 @@ prompt beside any of the five; an input, and a ``history`` of earlier questions 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final, Literal
 
 from mosaic_ray.errors import InputError, SettingsError
 from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Source
+from mosaic_ray.text import seen_on_one_line
 
 Kind = Literal["instruction", "prompt", "question", "messages", "conversations", "columns"]
 MultiTurn = Literal["pass", "first", "reject"]
@@ -38,7 +39,7 @@ _SPEAKERS: Final[Mapping[str, str]] = {
     "system": "system", "human": "user", "user": "user",
     "gpt": "assistant", "assistant": "assistant", "bing": "assistant", "chatgpt": "assistant",
 }  # fmt: skip
-_LEADING_BLANK_LINES: Final = re.compile(r"\A(?:[^\S\n]*\n)+")
+_SHOWN_NAMES, _SHOWN_NAME = 30, 60
 _KNOWN: Final = (
     "messages; conversations; instruction (+input) with output or response; prompt with completion or response; "
     "question with answer"
@@ -106,7 +107,7 @@ def recognise(
             if name not in columns:
                 raise InputError(
                     f"{file}: there is no column {name!r} in it for --columns {role}={name} (it has "
-                    f"{', '.join(sorted(columns))}); correct the name, or leave {role}= out. If the column only "
+                    f"{_listed(columns)}); correct the name, or leave {role}= out. If the column only "
                     "begins further down in a JSON file, write it as null into the first row."
                 )
         return Shape(kind="columns", columns=dict(mapping))
@@ -123,7 +124,7 @@ def recognise(
                 chosen[_HISTORY] = _HISTORY
             return Shape(kind=kind, columns=chosen)
     raise InputError(
-        f"{file}: its columns ({', '.join(sorted(columns)) or 'none'}) fit no known shape ({_KNOWN}); name them with "
+        f"{file}: its columns ({_listed(columns) or 'none'}) fit no known shape ({_KNOWN}); name them with "
         "--columns instruction=COLUMN,response=COLUMN or --columns messages=COLUMN, or leave the file out."
     )
 
@@ -309,11 +310,20 @@ def _policy(turns: Sequence[Message], multi_turn: MultiTurn) -> tuple[tuple[Mess
 
 def _trim(text: str) -> str:
     """Without blank lines in front and white space at the end; the first line keeps its indentation, as code needs."""
-    return (_LEADING_BLANK_LINES.sub("", text) if text[:1].isspace() else text).rstrip()
+    if text[:1].isspace():
+        text = text[text.rfind("\n", 0, len(text) - len(text.lstrip())) + 1 :]
+    return text.rstrip()
+
+
+def _listed(columns: Collection[str]) -> str:
+    """The names of columns for a message: the first of them, each cut, for there may be a hundred thousand."""
+    names = [seen_on_one_line(name[:_SHOWN_NAME]) for name in sorted(columns)[:_SHOWN_NAMES]]
+    more = len(columns) - len(names)
+    return ", ".join(names) + (f" and {more:,} more" if more else "")
 
 
 def _names(row: Mapping[str, Any]) -> str:
-    return (", ".join(map(repr, row)) or "no columns")[:EXCERPT_CHARACTERS]
+    return (", ".join(map(repr, islice(row, _SHOWN_NAMES))) or "no columns")[:EXCERPT_CHARACTERS]
 
 
 def _kind_of(value: object) -> str:

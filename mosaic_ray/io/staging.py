@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from contextlib import suppress
 from types import TracebackType
 from typing import IO, Final
 
 import zstandard
 
 from mosaic_ray.errors import StorageError
-from mosaic_ray.io.cells import Cell, staged_path
+from mosaic_ray.io.cells import Cell, FoundFile, staged_path
 from mosaic_ray.io.storage import Storage
 
 _LEVEL: Final = 3
+_COPY: Final = "a copy of an input file"
 
 
 class Frames:
@@ -22,8 +24,8 @@ class Frames:
     A context manager: the temporary file (in TMPDIR) goes when it ends, published or not.
     """
 
-    def __init__(self, name: str, stage: Storage | None) -> None:
-        self._path = staged_path(name)
+    def __init__(self, found: FoundFile, stage: Storage | None) -> None:
+        self._path = staged_path(found)
         self._stage = stage
         self._file: IO[bytes] | None = None
         self._end = 0
@@ -44,7 +46,7 @@ class Frames:
                 self._file = tempfile.NamedTemporaryFile(prefix="mosaic-stage-")  # noqa: SIM115 - closed by __exit__
             self._file.write(frame)
         except OSError as failure:
-            raise no_room("a copy of an input file", failure) from failure
+            raise no_room(_COPY, failure) from failure
         offset = self._end
         self._end += len(frame)
         digest = hashlib.blake2b(frame, digest_size=8).hexdigest()
@@ -52,7 +54,10 @@ class Frames:
 
     def publish(self) -> None:
         if self._stage is not None and self._file is not None:
-            self._file.flush()
+            try:
+                self._file.flush()
+            except OSError as failure:
+                raise no_room(_COPY, failure) from failure
             self._stage.publish_file(self._path, self._file.name)
 
     def __enter__(self) -> Frames:
@@ -62,12 +67,21 @@ class Frames:
         self, kind: type[BaseException] | None, failure: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # where there was no room to write to, closing tries once more
+                self._file.close()
 
 
 def unpack(frame: bytes) -> bytes:
     """The lines of one cell."""
     return zstandard.ZstdDecompressor().decompress(frame)
+
+
+def require_temporary_folder() -> None:
+    """Raise StorageError where no temporary file can be made at all: libraries fail on it as they are imported."""
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError as failure:
+        raise StorageError(f"{failure.strerror}; free some space, or set TMPDIR to a place that has it.") from failure
 
 
 def no_room(what: str, failure: OSError) -> StorageError:

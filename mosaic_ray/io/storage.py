@@ -1,8 +1,8 @@
 """The one door to file systems: everything the package reads or publishes goes through :class:`Storage`.
 
-A failure of the store becomes one sentence with the full address and the remedy. A file is published whole or not at
-all: on a local disk by renaming a finished sibling, elsewhere by one upload, which stores show only once it is
-complete.
+A failure of the store becomes one sentence with the full address and the remedy; one that may pass is tried again
+first (:mod:`mosaic_ray.io.patience`). A file is published whole or not at all: on a local disk by renaming a finished
+sibling, elsewhere by one upload, which stores show only once it is complete.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from __future__ import annotations
 import io
 import os
 import re
-import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import IO, Any, BinaryIO, Final, NamedTuple, cast
+from typing import IO, Any, BinaryIO, Final, cast
 
 import fsspec
 
 from mosaic_ray.errors import MosaicError, SettingsError
-from mosaic_ray.io.failures import S3, explain
+from mosaic_ray.io.failures import S3, ChangedError, cause_of, explain
+from mosaic_ray.io.local import LocalStore
+from mosaic_ray.io.patience import PATIENCE, Patience
+from mosaic_ray.io.remote import RemoteStore
+from mosaic_ray.io.s3 import S3Store
+from mosaic_ray.io.store import FileInfo, Store
+from mosaic_ray.pulse import beat
 
-READ_AHEAD: Final = 4 << 20
-"""Bytes fetched ahead of a sequential read of a remote file."""
+__all__ = ["RANGE_LIMIT", "ChangedError", "FileInfo", "Storage", "refuse_credentials"]
 
 RANGE_LIMIT: Final = 8 << 20
 """Touching ranges are fetched as one up to this many bytes: long enough to hide a round trip, short enough to be
@@ -32,22 +34,10 @@ fetched beside others."""
 
 _CREDENTIAL_NAME = re.compile(r"key|secret|token|passw|credential|connection_string|signature", re.IGNORECASE)
 _CREDENTIAL_IN_ADDRESS = re.compile(
-    r"^[\w+.-]+://[^/@]*:[^/@]*@|[?&][^=]*(signature|sig|token|secret|key)=", re.IGNORECASE
+    r"^[\w+.-]+://[^/@]*:[^/@]*@|^(https?|ftp|sftp)://[^/@]*@|"
+    r"[?&][^=&]*(signature|sig|token|secret|key|credential|passw|pwd|auth)[^=&]*=",
+    re.IGNORECASE,
 )
-_STRAY = re.compile(r"^\..+\.\d+\.[0-9a-f]{8}\.tmp$")
-
-
-class FileInfo(NamedTuple):
-    """What a store says of a file without reading it.
-
-    size: bytes.
-    etag: the store's mark of the content, without quotes; None where the store keeps none (local disks).
-    modified: time of the last change, ISO 8601 in UTC; None where unknown.
-    """
-
-    size: int
-    etag: str | None
-    modified: str | None
 
 
 @dataclass(frozen=True)
@@ -61,15 +51,26 @@ class Storage:
     protocol: fsspec's name of the file system (``file``, ``memory``, ``s3``...).
     root: the root as that file system writes it, without the protocol.
     error: what a failure of the store is raised as.
+    patience: seconds for which a request that fails is made again.
+
+    Every method raises ``error``; with ``passing`` set where the store stayed unavailable until patience ended.
     """
 
     protocol: str
     root: str
     options: tuple[tuple[str, str | bool], ...]
     error: type[MosaicError]
+    patience: float = PATIENCE
 
     @classmethod
-    def at(cls, uri: str, options: Mapping[str, str | bool] | None = None, *, error: type[MosaicError]) -> Storage:
+    def at(
+        cls,
+        uri: str,
+        options: Mapping[str, str | bool] | None = None,
+        *,
+        error: type[MosaicError],
+        patience: float = PATIENCE,
+    ) -> Storage:
         """The store under ``uri``; nothing is contacted yet.
 
         options: storage options of the file system, such as ``endpoint_url``, ``anon`` or ``profile``.
@@ -88,9 +89,11 @@ class Storage:
             ) from failure
         if protocol in ("file", "local"):
             protocol, root = "file", os.path.abspath(os.path.expanduser(rest))
+        elif protocol in S3:
+            root = rest.strip("/")
         else:
             root = str(kind._strip_protocol(uri)).rstrip("/")
-        return cls(protocol, root, tuple(sorted((options or {}).items())), error)
+        return cls(protocol, root, tuple(sorted((options or {}).items())), error, patience)
 
     @property
     def local(self) -> bool:
@@ -98,32 +101,32 @@ class Storage:
 
     def under(self, path: str) -> Storage:
         """The same store with ``path`` as its root."""
-        return Storage(self.protocol, self._full(path), self.options, self.error)
+        return Storage(self.protocol, self._full(path), self.options, self.error, self.patience)
 
     def uri(self, path: str = "") -> str:
         """The full address of a path, as a user would write it."""
         full = self._full(path)
-        return full if self.local else f"{self.protocol}://{full.lstrip('/')}"
+        return full if self.local or "://" in full else f"{self.protocol}://{full.lstrip('/')}"
+
+    def real(self, path: str = "") -> str:
+        """An address that two ways to the same file have in common: links followed, protocols of one kind alike."""
+        if self.local:
+            return os.path.realpath(self._full(path))
+        return f"{'s3' if self.protocol in S3 else self.protocol}://{self._full(path).strip('/')}"
 
     def info(self, path: str) -> FileInfo:
         with self._explained(path):
-            entry = self._fs.info(self._full(path))
-            if entry["type"] == "directory":
-                raise IsADirectoryError(path)
-            return _file_info(entry)
+            return self._store.info(self._full(path))
 
     def require(self) -> None:
         """Raise unless there is a file or a directory at the root."""
         with self._explained(""):
-            self._fs.info(self.root)
+            self._store.require(self.root)
 
     def exists(self, path: str) -> bool:
         """Whether there is a file (not a directory) at ``path``."""
         with self._explained(path):
-            try:
-                return bool(self._fs.info(self._full(path))["type"] != "directory")
-            except (FileNotFoundError, NotADirectoryError):
-                return False
+            return self._store.exists(self._full(path))
 
     def listing(self, prefix: str = "") -> Iterator[tuple[str, FileInfo]]:
         """Every file below the directory ``prefix``, sorted by path; where ``prefix`` is a file, that file.
@@ -131,14 +134,13 @@ class Storage:
         Unfinished files of :meth:`publish` are left out. A directory that does not exist holds no files; a bucket
         that does not exist is an error.
         """
-        full = self._full(prefix)
-        if self.local:
-            found: Iterable[tuple[str, Mapping[str, Any]]] = self._walked(full)
-        else:
-            found = self._pages(full) if self.protocol in S3 else self._find(full)
-        for name, entry in found:
-            if not _STRAY.match(name.rpartition("/")[2]):
-                yield self._relative(name), _file_info(entry)
+        found = self._store.listing(self._full(prefix))
+        while True:
+            with self._explained(prefix):
+                entry = next(found, None)
+            if entry is None:
+                return
+            yield self._relative(entry[0]), entry[1]
 
     def glob(self, pattern: str) -> Iterator[tuple[str, FileInfo]]:
         """Every file whose path matches (``*``, ``?``, ``[...]``, and ``**`` for any folders), sorted by path.
@@ -146,10 +148,8 @@ class Storage:
         Where only directories match, every file below them.
         """
         with self._explained(pattern):
-            found = self._fs.glob(self._full(pattern), detail=True)
-            if self.local:
-                found = {name: _local_entry(name) for name in found}
-        files = {self._relative(name): _file_info(at) for name, at in found.items() if at["type"] != "directory"}
+            found = self._store.glob(self._full(pattern))
+        files = {self._relative(name): info for name, info in found.items() if info is not None}
         if not files:
             for name in found:
                 files.update(self.listing(self._relative(name)))
@@ -158,24 +158,20 @@ class Storage:
     def read(self, path: str) -> bytes:
         """The whole content of a small file."""
         with self._explained(path):
-            return bytes(self._fs.cat_file(self._full(path)))
+            return self._store.read(self._full(path))
 
-    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+    def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]], *, etag: str | None = None) -> list[bytes]:
         """The bytes of each range (start, end), in the order given.
 
         Ranges that touch are fetched as one up to RANGE_LIMIT, and several fetches run at once where the store
         allows it. A range that runs over the end of the file comes back short.
+
+        etag: of the file that is meant; where the store has such marks, another file is an error whose cause is a
+            :class:`ChangedError`.
         """
         spans, span_of = _merge(ranges)
         with self._explained(path):
-            full = self._full(path)
-            if self.local:
-                with open(full, "rb") as file:
-                    blocks = [os.pread(file.fileno(), end - start, start) for start, end in spans]
-            else:
-                names = [full] * len(spans)
-                starts, ends = [start for start, _ in spans], [end for _, end in spans]
-                blocks = self._fs.cat_ranges(names, starts, ends, on_error="raise")
+            blocks = self._store.read_spans(self._full(path), spans, etag)
         cut = []
         for start, end in ranges:
             index = span_of.get((start, end))
@@ -183,51 +179,58 @@ class Storage:
             cut.append(bytes(blocks[index][start - origin : end - origin]) if index is not None else b"")
         return cut
 
-    def open(self, path: str) -> BinaryIO:
-        """The file for reading from its start to its end, with a few MiB read ahead."""
-        return self._open(path, block_size=READ_AHEAD, cache_type="readahead")
+    def open(self, path: str, *, etag: str | None = None) -> BinaryIO:
+        """The file for reading from its start to its end, with a few MiB read ahead. etag: as in read_ranges."""
+        return self._open(path, random=False, etag=etag)
 
-    def open_random(self, path: str) -> BinaryIO:
+    def open_random(self, path: str, *, etag: str | None = None) -> BinaryIO:
         """The file for reading here and there, as Parquet is: each read fetches what it asks for and no more."""
-        return self._open(path, cache_type="none")
+        return self._open(path, random=True, etag=etag)
 
     def publish(self, path: str, data: bytes) -> None:
         """Put a file in place, whole or not at all; an existing one is replaced."""
         with self._explained(path):
-            if self.local:
-                _replace(self._full(path), lambda file: _write_all(file, data))
-            else:
-                self._fs.pipe_file(self._full(path), data)
+            self._store.put(self._full(path), data, exclusive=False)
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Put a file in place where there is none; whether it was. Of several who try at once, one succeeds.
+
+        That holds on local disks and where the store honours conditional writes (S3's ``If-None-Match``).
+        """
+        with self._explained(path):
+            try:
+                self._store.put(self._full(path), data, exclusive=True)
+            except FileExistsError:  # perhaps by an earlier try of this very call, whose answer was lost
+                return self._store.read(self._full(path)) == data
+            return True
 
     def publish_file(self, path: str, made: str) -> None:
         """As :meth:`publish`, from the finished local file ``made``, in bounded memory; ``made`` stays."""
         with self._explained(path):
-            if self.local:
-                with open(made, "rb") as source:
-                    _replace(self._full(path), lambda file: shutil.copyfileobj(source, file, READ_AHEAD))
-            elif self.protocol in S3:
-                self._fs.put_file(made, self._full(path), chunksize=16 << 20, max_concurrency=4)
-            else:
-                self._fs.put_file(made, self._full(path))
+            self._store.put_file(self._full(path), made, exclusive=False)
+
+    def create_file(self, path: str, made: str) -> bool:
+        """As :meth:`create`, from the finished local file ``made``."""
+        with self._explained(path):
+            try:
+                self._store.put_file(self._full(path), made, exclusive=True)
+            except FileExistsError:
+                with open(made, "rb") as file:
+                    return self._store.read(self._full(path)) == file.read()
+            return True
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
         with self._explained(path), suppress(FileNotFoundError):
-            self._fs.rm_file(self._full(path))
+            self._store.delete(self._full(path))
 
-    def remove_strays(self, prefix: str = "") -> list[str]:
-        """Remove the unfinished files that killed writers left below ``prefix``, and return their paths.
+    def remove_unfinished(self, prefix: str = "") -> list[str]:
+        """Remove what killed writers left below ``prefix``, and return the paths it was meant for.
 
-        Only a local disk has any: other stores show nothing of an upload that was not completed.
+        On a local disk those are files not yet renamed, on S3 uploads in parts that were not completed.
         """
-        if not self.local:
-            return []
         with self._explained(prefix):
-            strays = [name for name in sorted(_walk(self._full(prefix))) if _STRAY.match(os.path.basename(name))]
-            for name in strays:
-                with suppress(FileNotFoundError):
-                    os.unlink(name)
-        return [self._relative(name) for name in strays]
+            return [self._relative(name) for name in self._store.remove_unfinished(self._full(prefix))]
 
     def _full(self, path: str) -> str:
         if not path:
@@ -236,82 +239,50 @@ class Storage:
 
     def _relative(self, full: str) -> str:
         """Of a name from the file system; it may have lost or gained a leading slash."""
-        return full.lstrip("/")[len(self.root.lstrip("/")) :].lstrip("/")
+        return full.lstrip("/")[len(self.root.lstrip("/")) :].removeprefix("/")
 
     @property
-    def _fs(self) -> Any:
-        """The file system of this process: a connection must not cross a fork."""
+    def _store(self) -> Store:
+        """The connection of this process: one must not cross a fork."""
         held = self.__dict__.get("_held")
         if held is None or held[0] != os.getpid():
-            defaults: dict[str, Any] = {"use_listings_cache": False}
-            if self.protocol in S3:
-                defaults.update(default_cache_type="none", default_fill_cache=False)
-            held = (os.getpid(), fsspec.filesystem(self.protocol, **{**defaults, **dict(self.options)}))
+            held = (os.getpid(), self._connect())
             self.__dict__["_held"] = held
-        return held[1]
+        return cast(Store, held[1])
+
+    def _connect(self) -> Store:
+        if self.local:
+            return LocalStore()
+        patience = self.__dict__["_patience"] = Patience(self.patience, self.__dict__.get("_answered", False))
+        if self.protocol in S3:
+            return S3Store(dict(self.options), patience)
+        return RemoteStore(self.protocol, dict(self.options), patience)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_held"}
+        state = {name: value for name, value in self.__dict__.items() if name not in ("_held", "_patience")}
+        patience: Patience | None = self.__dict__.get("_patience")
+        return {**state, "_answered": True} if patience is not None and patience.answered else state
 
-    def _walked(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        with self._explained(self._relative(full)):
-            for name in sorted(_walk(full)):
-                yield name, _local_entry(name)
-
-    def _pages(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """What S3 lists, a page at a time: the whole listing of a million files would take a gigabyte."""
-        bucket, _, key = full.partition("/")
-        request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
-        nothing = True
-        while True:
-            with self._explained(self._relative(full)):
-                page = self._fs.call_s3("list_objects_v2", **request)
-            for entry in page.get("Contents", ()):
-                nothing = False
-                if not entry["Key"].endswith("/"):
-                    yield f"{bucket}/{entry['Key']}", {**entry, "size": entry["Size"]}
-            if not page.get("IsTruncated"):
-                break
-            request["ContinuationToken"] = page["NextContinuationToken"]
-        if nothing and key:  # it may be one file
-            yield from self._find(full)
-
-    def _find(self, full: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        with self._explained(self._relative(full)):
-            found = self._fs.find(full, detail=True)
-        for name in sorted(found):
-            if found[name]["type"] == "file" and not name.endswith("/"):
-                yield name, found[name]
-
-    def _open(self, path: str, **caching: Any) -> BinaryIO:
-        full = self._full(path)
+    def _open(self, path: str, *, random: bool, etag: str | None) -> BinaryIO:
         with self._explained(path):
-            if self.local:
-                raw: IO[bytes] = open(full, "rb")  # noqa: SIM115 - handed to the caller
-            elif self.protocol == "memory":  # its open() hands every reader the one shared position
-                raw = io.BytesIO(self._fs.cat_file(full))
-            else:
-                raw = self._fs.open(full, "rb", **caching)
+            raw = self._store.open(self._full(path), random=random, etag=etag)
         return cast(BinaryIO, _Explaining(raw, lambda: self._explained(path)))
 
     @contextmanager
     def _explained(self, path: str) -> Iterator[None]:
         try:
             yield
-        except MosaicError:
+            beat()
+        except (MosaicError, MemoryError):
             raise
         except Exception as failure:  # each store has its own classes, many of them not OSError
-            raise self.error(
-                explain(failure, self.uri(path), self.protocol, dict(self.options), self._probe)
-            ) from failure
+            error = self.error(explain(failure, self.uri(path), self.protocol, dict(self.options), self._probe))
+            error.passing = cause_of(failure) is not None
+            raise error from failure
 
     def _probe(self) -> Exception | None:
-        """What S3 says of the bucket itself: a failed HEAD has no body, hence no reason."""
-        try:
-            self._fs.call_s3("list_objects_v2", Bucket=self.root.partition("/")[0], MaxKeys=1)
-        except Exception as failure:
-            return failure
-        return None
+        store = self._store
+        return store.probe(self.root) if isinstance(store, S3Store) else None
 
 
 _PACKAGES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs",
@@ -326,6 +297,11 @@ def refuse_credentials(uri: str, options: Mapping[str, object]) -> None:
             raise SettingsError(f"The storage option {name!r} would carry a credential; {remedy}")
     if _CREDENTIAL_IN_ADDRESS.search(uri):
         raise SettingsError(f"An address under {uri.partition('://')[0]}:// carries a credential; {remedy}")
+
+
+def without_credentials(address: str) -> str:
+    """An address fit to be shown, whatever it is."""
+    return re.sub(r"://[^/@\s]*@", "://", address.partition("?")[0])
 
 
 class _Explaining(io.RawIOBase):
@@ -361,60 +337,6 @@ class _Explaining(io.RawIOBase):
         super().close()
 
 
-def _file_info(entry: Mapping[str, Any]) -> FileInfo:
-    etag = entry.get("ETag") or entry.get("etag")
-    when = next((entry[name] for name in ("LastModified", "mtime", "last_modified", "updated", "created")
-                 if entry.get(name) is not None), None)  # fmt: skip
-    if isinstance(when, int | float):
-        when = datetime.fromtimestamp(when, UTC)
-    if isinstance(when, datetime):
-        when = (when if when.tzinfo else when.replace(tzinfo=UTC)).astimezone(UTC).isoformat()
-    return FileInfo(
-        int(entry["size"] or 0), str(etag).strip('"') if etag else None, None if when is None else str(when)
-    )
-
-
-def _walk(root: str) -> list[str]:
-    """Files below a local directory. Links are followed, except back up and to a directory that is walked anyway."""
-    if os.path.isfile(root):
-        return [root]
-    found: list[str] = []
-    visited: set[str] = set()
-    folders, links = [root], deque[str]()
-    while folders or links:
-        folder = folders.pop() if folders else links.popleft()  # a directory goes by its own name before a link's
-        here = os.path.realpath(folder)
-        if here in visited:
-            continue
-        visited.add(here)
-        try:
-            names = sorted(os.listdir(folder))
-        except FileNotFoundError:
-            continue
-        for name in names:
-            full = os.path.join(folder, name)
-            if not os.path.isdir(full):
-                found.append(full)
-            elif not os.path.islink(full):
-                folders.append(full)
-            elif not _leads_up(full, here + "/"):
-                links.append(full)
-    return found
-
-
-def _leads_up(link: str, here: str) -> bool:
-    return here.startswith(os.path.realpath(link) + "/")
-
-
-def _local_entry(full: str) -> dict[str, Any]:
-    """Of a link that leads nowhere: an empty file, so that reading it says what is wrong."""
-    try:
-        state = os.stat(full)
-    except FileNotFoundError:
-        return {"type": "file", "size": 0}
-    return {"type": "directory" if os.path.isdir(full) else "file", "size": state.st_size, "mtime": state.st_mtime}
-
-
 def _merge(ranges: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], dict[tuple[int, int], int]]:
     """Spans to fetch, and for each range that is not empty the index of the span that holds it."""
     spans: list[tuple[int, int]] = []
@@ -426,24 +348,3 @@ def _merge(ranges: Sequence[tuple[int, int]]) -> tuple[list[tuple[int, int]], di
             spans.append((start, end))
         span_of[start, end] = len(spans) - 1
     return spans, span_of
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    file.write(data)
-
-
-def _replace(target: str, write: Callable[[IO[bytes]], None]) -> None:
-    """Write a sibling and rename it: the rename is atomic only within one file system."""
-    folder, name = os.path.split(target)
-    os.makedirs(folder, exist_ok=True)
-    unfinished = os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        with open(unfinished, "xb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, target)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(unfinished)
-        raise

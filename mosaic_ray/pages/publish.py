@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final, TypeVar
 
-import pyarrow.parquet as pq
-
-from mosaic_ray.errors import StorageError
+from mosaic_ray.io.parquet import parquet
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.pages.card import card
 from mosaic_ray.pages.report import Shown, report
@@ -25,6 +24,7 @@ _SAMPLES: Final = 12
 _REJECTS: Final = 10
 _REJECTS_PARTS: Final = 2
 _REJECTS_READ: Final = 1000
+_REMEDY: Final = "delete it, and the same command makes it again"
 
 
 def publish_pages(run: Run, manifest: Mapping[str, Any]) -> None:
@@ -72,14 +72,10 @@ def _rejects(output: Storage, manifest: Mapping[str, Any]) -> list[dict[str, Any
 
 def _first_rows(output: Storage, path: str, most: int) -> list[dict[str, Any]]:
     """At most ``most`` rows of the first row group. Raises StorageError where the file is damaged."""
-    try:
-        with output.open_random(path) as file, pq.ParquetFile(file, pre_buffer=True) as parquet:
-            batches = parquet.iter_batches(batch_size=most, row_groups=[0], use_threads=False)
-            return list(next(batches).to_pylist())
-    except (ValueError, OSError) as error:
-        raise StorageError(
-            f"{output.uri(path)}: damaged ({error}). Delete it, and the same command makes it again"
-        ) from error
+    with parquet(output, path, remedy=_REMEDY) as file:
+        columns = file.choose(file.names)
+        batches = columns.batches(list(islice(columns.groups(), 1)))
+        return list(islice((row for _, batch in batches for row in batch.to_pylist()), most))
 
 
 def _joined(

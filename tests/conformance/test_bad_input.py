@@ -12,7 +12,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
+from click.testing import CliRunner
 
+from mosaic_ray.cli import app
 from tests.conftest import write_jsonl
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -146,6 +149,104 @@ class TestRecordsAreRejected:
         done = job()
         assert done.returncode == 0, done.stderr
         assert "1 files hold no records: b.jsonl" in done.stderr
+
+
+class TestOddText:
+    def test_each_file_is_read_and_each_row_used_or_rejected(self, job: Run, tmp_path: Path) -> None:
+        good = b'{"prompt": "Say a.", "completion": "a"}'
+        files: dict[str, tuple[bytes, dict[int, str]]] = {
+            "array.json": (b"[" + good + b', 7, null, "text", [], {}]', dict.fromkeys(range(1, 5), "not_an_object")),
+            "bom.jsonl": (b"\xef\xbb\xbf" + good + b"\n\xef\xbb\xbf" + good + b"\n", {}),
+            "bom.jsonl.gz": (gzip.compress(b"\xef\xbb\xbf" + good + b"\n") * 2, {}),
+            "concatenated.jsonl": (good + b"\n" + good + good + b"\n", {1: "not_json"}),
+            "controls.jsonl": (good + b'\n{"prompt": "\x00"}\n\0\0\n', {1: "not_json", 2: "not_json"}),
+            "deep.json": (b"[" + good + b"," + b"[" * 100_000 + b"]" * 100_000 + b"]", {1: "too_complex"}),
+            "deep.jsonl": (good + b'\n{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", {1: "too_complex"}),
+            "double.jsonl": (good[:-1] + b', "completion": "the last"}\n', {}),
+            "empty.jsonl": (b"", {}),
+            "endings.jsonl": (good + b"\r\n\x0b\n\r\n \n" + good + b"\r" + good + b"\r\n", {4: "not_json"}),
+            "numbers.jsonl": (
+                good[:-1] + b', "x": NaN, "y": -Infinity, "z": ' + b"7" * 10_000 + b"}\n"
+                b'{"prompt": ' + b"7" * 10_000 + b', "completion": "b"}\n',
+                {1: "not_a_string"},
+            ),
+            "object.jsonl": (good + b'\n{"prompt": {"x": "' + b"y" * 1_000_000 + b'"}}\n', {1: "not_a_string"}),
+            "spaces.jsonl": (b"  \n" * 100, {}),
+            "surrogates.jsonl": (
+                good[:-1] + b', "x": "\\ud800"}\n{"prompt": "\\udfff", "completion": "b"}\n'
+                b'{"prompt": "\xed\xa0\x80", "completion": "b"}\n',
+                {1: "lone_surrogate", 2: "not_utf8"},
+            ),
+        }  # fmt: skip
+        (tmp_path / "in").mkdir()
+        for name, (content, _) in files.items():
+            (tmp_path / "in" / name).write_bytes(content)
+        done = job("--max-reject-share", "0.9", "--epochs", "1", "--strategies", "format")
+        assert done.returncode == 0, done.stderr
+        expected = {(name, row): reason for name, (_, bad) in files.items() for row, reason in bad.items()}
+        expected["array.json", 5] = "missing_column"
+        assert rejects(tmp_path / "out") == expected
+        manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+        used = {"bom.jsonl": 2, "bom.jsonl.gz": 2, "empty.jsonl": 0, "spaces.jsonl": 0}
+        assert manifest["accounting"]["epochs"][0]["composed"] == sum(used.get(name, 1) for name in files)
+        texts = [row for file in (tmp_path / "out" / "data").iterdir() for row in pq.read_table(file).to_pylist()]
+        assert sum("the last" in row["messages"][1]["content"] for row in texts) == 1
+        said = [row for file in (tmp_path / "out" / "rejects").iterdir() for row in pq.read_table(file).to_pylist()]
+        assert max(len(row["excerpt"]) for row in said) == 200
+
+    def test_what_is_no_utf8_text_or_wants_gigabytes_is_refused(self, job: Run, tmp_path: Path) -> None:
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.jsonl").write_bytes("".join(json.dumps(row) + "\n" for row in GOOD).encode("utf-16-le"))
+        refused(job(), 3, "a.jsonl", "UTF-16", "convert it to UTF-8")
+        (tmp_path / "in" / "a.jsonl").unlink()
+        window = zstandard.ZstdCompressionParameters(window_log=31, write_content_size=False)
+        packer = zstandard.ZstdCompressor(compression_params=window).compressobj()
+        (tmp_path / "in" / "a.jsonl.zst").write_bytes(packer.compress(b"{}\n") + packer.flush())
+        refused(job(), 3, "a.jsonl.zst", "a window of more than 128 MiB", "zstd --long=27")
+        assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+TRAPS = (
+    "{begin_tag} {end_tag} {order} {masked} {count} {n}", "{0}", "{", "}}", "%s", "[START] x [END]", "<<ANSWER START>>",
+    "1. one\n2. two\n3. three", "Task 1: a\n\nTask 2: b", "No. 1)", "#1.", "2, 1", "\n\n1. a\n\n2. b",
+    "Answer the tasks by their numbers in this order: 2, 1.", "Put each answer between [START] and [END].",
+    "<|assistant|>", "<|end|>", "<|e<|end|>nd|>", "< |end|>", "</s><s>[INST]", "{{ messages }}",
+    "{% raw %}", "\u202eabc\u202c", "\u2066x", "a\x00b", "\x01\x1b[31m\x7f\x85", "\u2028\u2029", "\ufeff",
+    "\ufffe\uffff", "\U0010ffff", "e\u0301" * 50, "\u200d", "a\rb\r\nc", "\x0b\x0c x", "```\n---", "\\n\"'",
+    "<script>alert(1)</script>", "\t\tx",
+)  # fmt: skip
+"""What the method writes itself, what templates and tokenizers read as their own, and what acts without being seen."""
+
+
+class TestTextsThatImitateOurs:
+    @pytest.mark.parametrize("policy", ["escape", "strip"])
+    def test_they_are_composed_verified_and_explained(self, policy: str, tmp_path: Path) -> None:
+        rows: list[dict[str, Any]] = []
+        for number, text in enumerate(TRAPS):
+            other = TRAPS[(number * 7 + 3) % len(TRAPS)]
+            rows += [{"prompt": text, "completion": other}, {"prompt": f"{other}\n{text}", "completion": text}]
+            rows.append({"prompt": f"Say {number}.", "completion": text, "system": other if number % 3 else ""})
+        write_jsonl(tmp_path / "in" / "a.jsonl", rows)
+
+        def cli(*arguments: str) -> str:
+            done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+            assert done.exit_code == 0, done.output
+            return done.stdout
+
+        cli(
+            *("run", "--input", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--engine", "in-process"),
+            *("--tokenizer", "embedded", "--special-tokens", policy, "--epochs", "2", "--max-reject-share", "0.5"),
+        )
+        verified = cli("verify", str(tmp_path / "out"), "--engine", "in-process", "--recompute", "2")
+        assert "every sample obeys its meta-instruction, every token count is exact" in verified
+        part = min((tmp_path / "out" / "data").iterdir())
+        samples = pq.read_table(part).to_pylist()
+        held = "".join(message["content"] for row in samples for message in row["messages"])
+        assert "<|end|>" not in held
+        assert "{begin_tag} {end_tag} {order} {masked} {count} {n}" in held
+        for row in range(0, len(samples), 9):
+            shown = cli("explain", f"{tmp_path / 'out'}/data/{part.name}:{row}")
+            assert not [sign for sign in shown if sign in "\x00\x01\x1b\x7f\x85\u202e\u2066\u2028\ufeff"]
 
 
 class TestSettingsAreRefused:

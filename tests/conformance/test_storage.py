@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from werkzeug.serving import make_server
 from mosaic_ray.errors import InputError, StorageError
 from mosaic_ray.io.inventory import find_inputs, input_storage, take_inventory
 from mosaic_ray.io.readers import read_cells, read_rows
-from mosaic_ray.io.storage import RANGE_LIMIT, Storage
+from mosaic_ray.io.storage import RANGE_LIMIT, ChangedError, Storage
 from mosaic_ray.records import Source
 
 BUCKET = "corpus"
@@ -92,6 +93,29 @@ class TestStorage:
         storage.publish_file("x/copy", str(made))
         assert storage.read("x/copy") == made.read_bytes()
         assert storage.open("x/copy").read(25) == b"0123456789012345678901234"
+
+    def test_creating_replaces_nothing(self, storage: Storage, tmp_path: Path) -> None:
+        made = tmp_path / "made"
+        made.write_bytes(b"third")
+        assert storage.create("d/f", b"first")
+        assert not storage.create("d/f", b"second")
+        assert not storage.create_file("d/f", str(made))
+        assert storage.read("d/f") == b"first"
+        assert storage.create_file("d/g", str(made))
+        assert not storage.create("d/g", b"first")
+        assert storage.read("d/g") == b"third"
+        assert [path for path, _ in storage.listing()] == ["d/f", "d/g"]
+
+    def test_creating_the_same_again_succeeds(self, storage: Storage) -> None:
+        """The answer to a try may have been lost, and the next one must not take its own file for another's."""
+        assert storage.create("f", b"mine")
+        assert storage.create("f", b"mine")
+
+    def test_of_many_who_create_one_succeeds(self, storage: Storage) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(pool.map(lambda n: storage.create("f", b"by %d" % n), range(8)))
+        assert sum(made) == 1
+        assert storage.read("f") == b"by %d" % made.index(True)
 
     def test_existence_is_of_files(self, storage: Storage) -> None:
         assert not storage.exists("d/f")
@@ -216,6 +240,44 @@ def test_a_file_replaced_under_its_reader_is_not_mixed() -> None:
         storage.publish("f", b"new" * 1000)
         with pytest.raises(InputError, match=f"^s3://{BUCKET}/f: the file was replaced while it was read; let its"):
             file.read(3)
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_read_is_of_the_file_that_is_meant() -> None:
+    storage = Storage.at(f"s3://{BUCKET}", error=InputError)
+    storage.publish("f", b"old" * 1000)
+    known = storage.info("f").etag
+    with storage.open("f", etag=known) as file:
+        assert file.read(3) == b"old"
+    assert storage.read_ranges("f", [(0, 3)], etag=known) == [b"old"]
+    storage.publish("f", b"new" * 1000)
+    for read in (storage.open, storage.open_random, lambda path, etag: storage.read_ranges(path, [(0, 3)], etag=etag)):
+        with pytest.raises(InputError, match="the file was replaced while it was read") as failure:
+            read("f", etag=known)
+        assert isinstance(failure.value.__cause__, ChangedError)
+        assert not failure.value.passing
+
+
+@pytest.mark.usefixtures("s3")
+def test_uploads_that_were_not_completed_are_removed() -> None:
+    storage = Storage.at(f"s3://{BUCKET}/run", error=StorageError)
+    s3 = s3fs.S3FileSystem()
+    for key in ("run/data/a", "run/_mosaic/b", "other/c"):
+        s3.call_s3("create_multipart_upload", Bucket=BUCKET, Key=key)
+    assert sorted(storage.remove_unfinished()) == ["_mosaic/b", "data/a"]
+    assert [left["Key"] for left in s3.call_s3("list_multipart_uploads", Bucket=BUCKET)["Uploads"]] == ["other/c"]
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?versionId=1", "a#b", "a+b&c", "é\u202e", "a[1]*"])
+def test_any_key_is_itself(name: str) -> None:
+    storage = Storage.at(f"s3://{BUCKET}/run", error=StorageError)
+    storage.publish(f"d/{name}", b"abc")
+    assert storage.read(f"d/{name}") == b"abc"
+    assert [path for path, _ in storage.listing()] == [f"d/{name}"]
+    assert storage.open_random(f"d/{name}").read() == b"abc"
+    storage.delete(f"d/{name}")
+    assert not storage.exists(f"d/{name}")
 
 
 @pytest.mark.usefixtures("s3")

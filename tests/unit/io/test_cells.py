@@ -141,9 +141,11 @@ def test_the_same_content(a: dict[str, Any], b: dict[str, Any], same: bool) -> N
     assert same_content(two, one) is same
 
 
-def test_staged_paths_differ_by_name() -> None:
+def test_staged_paths_differ_by_name_and_content() -> None:
     one, two = file_of([], name="a/b.json"), file_of([], name="a_b.json")
     assert one.staged_path.startswith("_mosaic/staged/")
     assert one.staged_path.endswith(".jsonl.zst")
     assert one.staged_path != two.staged_path
     assert one.staged_path == file_of([], name="a/b.json", uri_index=0).staged_path
+    assert one.staged_path != file_of([], name="a/b.json", etag="another").staged_path
+    assert one.staged_path != file_of([], name="a/b.json", size=1).staged_path

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from mosaic_ray.errors import InputError, StorageError
 from mosaic_ray.io import readers
 from mosaic_ray.io.inventory import InputFile, find_inputs, input_storage, take_inventory
+from mosaic_ray.io.parquet import Group
 from mosaic_ray.io.readers import read_cells, read_rows
 from mosaic_ray.io.shapes import to_record
 from mosaic_ray.io.storage import Storage
@@ -291,11 +292,11 @@ class TestChanges:
 
 
 def test_row_groups_are_read_in_runs_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = pa.Table.from_pylist(ROWS[:1] * 100)
-    metadata = pq.read_metadata(pa.BufferReader(parquet_bytes(table, row_group_size=10)))
-    monkeypatch.setattr(readers, "_AT_ONCE", 2 * metadata.row_group(0).total_byte_size)
-    assert list(readers._group_runs(metadata, [(5, 6), (12, 38), (95, 100)])) == [([0, 1], 0), ([2, 3], 20), ([9], 90)]
-    assert list(readers._group_runs(metadata, [(100, 120)])) == []
+    groups = [Group(number, 10 * number, 10) for number in range(10)]
+    monkeypatch.setattr(readers, "_AT_ONCE", 2000)
+    runs = readers._group_runs(groups, [(5, 6), (12, 38), (95, 100)], size=lambda _: 1000)
+    assert [[group.number for group in run] for run in runs] == [[0, 1], [2, 3], [9]]
+    assert list(readers._group_runs(groups, [(100, 120)], size=lambda _: 1000)) == []
 
 
 def test_a_row_reads_to_the_same_record_in_every_format(tmp_path: Path) -> None:

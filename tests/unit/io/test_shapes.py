@@ -83,6 +83,61 @@ def test_an_unknown_shape_names_the_file_its_columns_and_the_remedy() -> None:
     assert "--columns instruction=COLUMN,response=COLUMN" in message
 
 
+def test_of_a_hundred_thousand_columns_a_few_are_named() -> None:
+    row = {f"column {number:06d}": "" for number in range(100_000)}
+    mapping = {"instruction": "column 000000", "response": "column 000001", "input": "none"}
+    for roles in (None, mapping):
+        with pytest.raises(
+            InputError, match=r"column 000000, column 000001, .*, column 000029 and 99,970 more\)"
+        ) as failure:
+            shape_of(row, roles)
+        assert len(str(failure.value)) < 1000
+
+
+def test_names_of_columns_are_cut_and_spelt_out_on_one_line() -> None:
+    with pytest.raises(InputError) as failure:
+        shape_of({"a\nb\x1b[31m\u202e": "", "x" * 1_000_000: "", "\ud800": ""})
+    message = str(failure.value)
+    assert message.startswith(
+        f"s3://b/a.jsonl: its columns (a⟨U+000A⟩b⟨U+001B⟩[31m⟨U+202E⟩, {'x' * 60}, ⟨U+D800⟩) fit no"
+    )
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [
+        ({"instruction": {"a": ["x" * 1_000_000]}, "output": "b"}, PLAIN),
+        ({"instruction": "a", "output": ["x\n" * 500_000]}, PLAIN),
+        ({"x" * 1_000_000: 1, "output": "\x1b"}, PLAIN),
+        ({str(number): "\ud800" for number in range(100_000)}, PLAIN),
+        ({"messages": "x" * 1_000_000}, MESSAGES),
+        ({"messages": [{"role": "\n" * 1_000_000, "content": "a"}]}, MESSAGES),
+        ({"messages": [{"role": ["\ud800"] * 100_000, "content": "a"}]}, MESSAGES),
+        ({"messages": [{"role": "user", "content": {"x" * 1_000_000: 1}}]}, MESSAGES),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_whatever_is_wrong_little_is_said_of_it(row: dict[str, Any], shape: Shape) -> None:
+    made = to_record(row, shape, HERE, multi_turn="pass")
+    assert isinstance(made, Reject)
+    assert len(made.detail) <= 250
+    assert made.detail.isprintable()
+    assert len(made.excerpt.encode()) <= 800
+
+
+@given(st.text("\n\t \x0b\x85\u2028ab", max_size=30))
+def test_blank_lines_in_front_go_and_indentation_stays(text: str) -> None:
+    made = to_record({"instruction": "a", "output": text}, PLAIN, HERE, multi_turn="pass")
+    if not text.strip():
+        assert isinstance(made, Reject)
+        return
+    lines = text.split("\n")
+    first = next(number for number, line in enumerate(lines) if line.strip())
+    assert isinstance(made, Record)
+    assert made.response == "\n".join(lines[first:]).rstrip()
+
+
 def test_a_mapping_goes_first_where_it_applies() -> None:
     mapping = {"instruction": "q", "response": "a", "system": "s"}
     assert shape_of({"q": "", "a": "", "s": "", "messages": []}, mapping) == Shape(

@@ -100,8 +100,8 @@ def test_strays_are_invisible_and_can_be_removed(tmp_path: Path) -> None:
     for name in strays + kept:
         (tmp_path / "data" / name).write_bytes(b"half")
     assert [path for path, _ in store.listing()] == sorted(f"data/{name}" for name in [*kept, "f.parquet"])
-    assert store.remove_strays("nowhere") == []
-    assert store.remove_strays("data") == [f"data/{name}" for name in strays]
+    assert store.remove_unfinished("nowhere") == []
+    assert store.remove_unfinished("data") == [f"data/{name}" for name in strays]
     assert sorted(os.listdir(tmp_path / "data")) == sorted([*kept, "f.parquet"])
 
 
@@ -117,7 +117,7 @@ def test_a_killed_writer_leaves_a_stray_that_is_found(tmp_path: Path, monkeypatc
     with pytest.raises(StorageError):
         at(tmp_path).publish("f", b"1")
     (tmp_path / seen[0]).write_bytes(b"half")
-    assert at(tmp_path).remove_strays() == seen
+    assert at(tmp_path).remove_unfinished() == seen
 
 
 def test_links(tmp_path: Path) -> None:

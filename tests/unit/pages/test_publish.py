@@ -24,9 +24,9 @@ class Watched(Storage):
 
     opened: list[str]
 
-    def open_random(self, path: str) -> BinaryIO:
+    def open_random(self, path: str, *, etag: str | None = None) -> BinaryIO:
         self.opened.append(path)
-        return super().open_random(path)
+        return super().open_random(path, etag=etag)
 
     def read(self, path: str) -> bytes:
         raise AssertionError(f"{path} was read whole")

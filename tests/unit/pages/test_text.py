@@ -12,12 +12,15 @@ from mosaic_ray.text import seen
 
 
 def test_what_cannot_be_seen_is_spelt_out() -> None:
+    assert seen("\u200b\xad\u2063\U000e0041\U000e0100") == "⟨U+200B⟩⟨U+00AD⟩⟨U+2063⟩⟨U+E0041⟩⟨U+E0100⟩"
     assert seen("a\u202eb\x00c\x1b\x7f\x85\ufeff\u2028\r") == (
         "a⟨U+202E⟩b⟨U+0000⟩c⟨U+001B⟩⟨U+007F⟩⟨U+0085⟩⟨U+FEFF⟩⟨U+2028⟩⟨U+000D⟩"
     )
 
 
-@pytest.mark.parametrize("text", ["tabs\tand\nlines", "שלום", "नमस्ते", "👩‍👩‍👧", "é", "  "])
+@pytest.mark.parametrize(
+    "text", ["tabs\tand\nlines", "שלום", "नमस्ते", "👩‍👩‍👧", "é", "  ", "❤\ufe0f", "\u0645\u06cc\u200c\u062e"]
+)
 def test_ordinary_text_is_left_alone(text: str) -> None:
     assert seen(text) == text
 
