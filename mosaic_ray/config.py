@@ -8,14 +8,17 @@ identified by its content (input, tokenizer), so a copy elsewhere gives the same
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from mosaic_ray.errors import SettingsError
+from mosaic_ray.io.patience import PATIENCE
 from mosaic_ray.methods.base import Method
+from mosaic_ray.runtime.watch import STALL_SECONDS
 
 EMBEDDED = "embedded"
 """The name that stands for the corpus, or the tokenizer, that the package ships."""
@@ -187,6 +190,22 @@ class Workers(_Frozen):
         return f"{self.least}:{self.most or ''}"
 
 
+_UNITS: Final = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+                 "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}  # fmt: skip
+
+
+def parse_size(value: Any) -> Any:
+    """``4GiB``, ``500MB`` or a number as bytes; what is no text as it is. Raises ValueError for what no worker has."""
+    if isinstance(value, str):
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?(|[KMGT]i?B)", value.strip(), re.ASCII)
+        if found is None:
+            raise ValueError("not a size, as in 4GiB, 500MB or a number of bytes")
+        value = int(float(found[1]) * _UNITS[found[2]])
+    if type(value) is int and not 2**26 <= value <= 2**48:
+        raise ValueError("it must be between 64MiB and 256TiB")
+    return value
+
+
 class Execution(_Frozen):
     """All that decides speed and patience, and no byte of the output."""
 
@@ -196,6 +215,22 @@ class Execution(_Frozen):
     )
     workers: Workers = Field(
         Workers(), description="MIN:MAX, one processor each. Without MAX: all processors that the cluster has."
+    )
+    worker_memory: Annotated[int, BeforeValidator(parse_size)] | None = Field(
+        None,
+        description="Memory that a worker may use, as in 4GiB; Ray reserves it. A task that needs more fails by name.",
+    )
+    stall_timeout: float = Field(
+        STALL_SECONDS,
+        gt=0,
+        le=604800,
+        description="Seconds that a worker may go without a step before its task is taken from it and tried again.",
+    )
+    store_patience: float = Field(
+        PATIENCE,
+        gt=0,
+        le=86400,
+        description="Seconds for which a request is made again that a store does not answer, or refuses for now.",
     )
     max_reject_share: float = Field(
         0.1, ge=0.0, le=1.0, description="Share of the records that may be rejected before the run fails."

@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shutil
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from mosaic_ray.errors import SettingsError
+from mosaic_ray.errors import SettingsError, TaskError
+
+HEAD_SHARE: Final = 0.75
+"""Of the time for which Ray waits for a head that is gone, the share after which the run ends by itself."""
+
+LEAST_ROOM: Final = 4 << 20
+"""Bytes that a private Ray must find free for its logs and sockets; 0.2 MB are written in a short run."""
 
 _CONNECT_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 2.0
+_HEAD_SECONDS: Final = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+_log = logging.getLogger("mosaic_ray")
+
+
+class Lifeline:
+    """Tells a driver that the Ray it depends on is gone, before Ray (2.60) ends its process without a word.
+
+    It does so about 15 s after the death of the raylet of the driver's node, and 60 s after that of the head.
+
+    raylet: path of its socket.
+    head: ``host:port`` of the head's server.
+    """
+
+    def __init__(self, raylet: str, head: str) -> None:
+        self.lost = self._told = False
+        self._raylet = raylet
+        self._head = head
+        ray_waits = float(os.environ.get(_HEAD_SECONDS, 60))
+        self._head_seconds = HEAD_SHARE * ray_waits
+        self._looked = self._answered = time.monotonic()
+
+    def check(self) -> None:
+        """Look, at most every two seconds. Raises TaskError where the raylet is gone, or the head for too long."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if self._raylet_is_gone():
+            self._give_up(f"the Ray node of this run's driver has died: nothing listens at {self._raylet}")
+        host, _, port = self._head.rpartition(":")
+        try:
+            _connect(host, port, seconds=_LOOK_SECONDS)
+        except OSError as error:
+            away = now - self._answered
+            if away > self._head_seconds:
+                self._give_up(f"the head of the Ray cluster at {self._head} has not answered for {away:.0f} s: {error}")
+            if not self._told:
+                self._told = True
+                _log.warning("the head of the Ray cluster at %s does not answer: %s", self._head, error)
+        else:
+            self._answered, self._told = now, False
+
+    def _raylet_is_gone(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(_LOOK_SECONDS)
+            try:
+                client.connect(self._raylet)
+            except ConnectionRefusedError:
+                return True
+            except OSError:  # busy, or its name was tidied away
+                pass
+        return False
+
+    def _give_up(self, what: str) -> None:
+        self.lost = True
+        raise TaskError(f"{what}. Finished tasks are kept; the same command, on a Ray that lives, goes on from there")
 
 
 def token_found() -> bool:
@@ -23,6 +90,25 @@ def token_found() -> bool:
         or os.environ.get("RAY_AUTH_TOKEN_PATH")
         or (Path.home() / ".ray" / "auth_token").exists()
     )
+
+
+def require_room() -> str:
+    """The folder in which a private Ray keeps its logs and sockets.
+
+    Raises SettingsError where its disk is full. Ray itself (2.60) would wait half a minute for files that its processes
+    cannot write, and say nothing of the disk.
+    """
+    folder = os.path.join(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
+    place = folder
+    while not os.path.exists(place):
+        place = os.path.dirname(place) or "."
+    free = shutil.disk_usage(place).free
+    if free < LEAST_ROOM:
+        raise SettingsError(
+            f"{folder}, where Ray keeps its logs and sockets: {free >> 10} KiB are free, and it takes "
+            f"{LEAST_ROOM >> 10}; free some space, or set RAY_TMPDIR to a place that has it (a short path)"
+        )
+    return folder
 
 
 def knock(address: str) -> None:
@@ -37,7 +123,7 @@ def knock(address: str) -> None:
             "(http:// is for `ray job submit`; ray:// is not supported)"
         )
     try:
-        _connect(host, port)
+        _connect(host, port, seconds=_CONNECT_SECONDS)
     except OSError as error:
         raise SettingsError(
             f"nothing answers at {address}, the address of the Ray cluster: {error}. Start the cluster "
@@ -62,14 +148,14 @@ def loopback_only(address: str, own: str) -> bool:
     if host != "localhost" and not host.startswith("127."):
         return False
     try:
-        _connect(own, port)
+        _connect(own, port, seconds=_CONNECT_SECONDS)
     except OSError:
         return True
     return False
 
 
-def _connect(host: str, port: str) -> None:
-    socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
+def _connect(host: str, port: str, *, seconds: float) -> None:
+    socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
 
 
 @contextmanager

@@ -11,35 +11,52 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from mosaic_ray.errors import InputError, MosaicError, TaskError, TokenizerError
-from mosaic_ray.runtime.engine import Engine, InProcessEngine
+from mosaic_ray.errors import InputError, StalledError, StorageError, TaskError, TokenizerError
+from mosaic_ray.pulse import beat
+from mosaic_ray.runtime import engine as engines
+from mosaic_ray.runtime.engine import Engine, Failure, InProcessEngine
 from mosaic_ray.runtime.ray_engine import RayEngine
+from mosaic_ray.runtime.watch import resident_bytes
 
 pytestmark = pytest.mark.timeout(120)
 
 MOST = 2
+STALL_SECONDS = 2.0
+ROOM = 256 << 20
+"""Bytes that the work of an item may add before it is too much."""
 
 
 @pytest.fixture(scope="module", params=["in_process", "ray"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if request.param == "in_process":
-        with InProcessEngine() as local:
+        limit = (resident_bytes() or 0) + ROOM
+        with InProcessEngine(stall_seconds=STALL_SECONDS, worker_memory=limit) as local:
             yield local
         return
     folder = tempfile.mkdtemp(prefix="mr", dir="/tmp")  # Ray's socket paths must be short
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
         patch.delenv("RAY_ADDRESS", raising=False)
-        with RayEngine(max_workers=MOST) as cluster:
+        with RayEngine(max_workers=MOST, stall_seconds=STALL_SECONDS, worker_memory=ROOM + (512 << 20)) as cluster:
             yield cluster
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "PAUSE_SECONDS", 0.02)
+
+
 def describe(item: object) -> str:
     return f"task <{item}>"
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "mosaic_ray"]
 
 
 class Square:
@@ -76,21 +93,45 @@ class PanicError(BaseException):
 
 
 class Fails:
-    def __init__(self, error: str) -> None:
-        self.error = error
+    """Item 3 fails in one way after the other, then no more. Each try is noted with its process, as a file."""
+
+    def __init__(self, folder: Path, *ways: str) -> None:
+        self.folder = folder
+        self.ways = ways
 
     def __call__(self, item: int) -> int:
         if item == 3:
-            self.fail_on_purpose()
+            tried = len(self.tries())
+            (self.folder / f"{tried}-{os.getpid()}").touch()
+            if tried < len(self.ways):
+                self.fail_on_purpose(self.ways[tried])
         return item
 
-    def fail_on_purpose(self) -> None:
-        if self.error == "input":
+    def tries(self) -> list[str]:
+        """The process of each try."""
+        return [path.name.partition("-")[2] for path in sorted(self.folder.glob("?-*"))]
+
+    def fail_on_purpose(self, way: str) -> None:
+        if way == "input":
             raise InputError("data/a.jsonl is damaged at line 7")
-        if self.error == "value":
+        if way == "value":
             raise ValueError("seventeen is too many")
-        if self.error == "stubborn":
+        if way == "stubborn":
             raise StubbornError(left=1, right=2)
+        if way == "store":
+            error = StorageError("s3://lake/part does not answer")
+            error.passing = True
+            raise error
+        if way == "hang":
+            os.mkfifo(self.folder / "fifo")
+            (self.folder / "fifo").read_bytes()
+        if way == "memory":
+            hoard = []
+            while True:  # full of steps, and ever more memory, up to a limit that is well beyond
+                beat()
+                time.sleep(0.01)
+                if len(hoard) < 4 * ROOM >> 24:
+                    hoard.append(b"x" * (16 << 20))
         raise PanicError("out of cheese")
 
 
@@ -100,6 +141,14 @@ class FailsToPrepare(Square):
 
     def prepare(self) -> None:
         raise self.error
+
+
+def test_a_lack_of_memory_behind_another_error_is_seen() -> None:
+    error = InputError("data/a.jsonl cannot be read")
+    error.__cause__ = MemoryError("malloc of size 17 failed")
+    failure = Failure.of(error)
+    assert failure.passing
+    assert str(failure.error("task 1")).startswith("task 1 ran out of memory (malloc of size 17 failed): give workers")
 
 
 class TestEngine:
@@ -142,41 +191,61 @@ class TestEngine:
             assert 0 <= busy <= alive <= alive + pending <= MOST
             assert alive >= 1
 
-    @pytest.mark.parametrize(
-        ("error", "kind", "message", "exit_code"),
-        [
-            ("input", InputError, "data/a.jsonl is damaged at line 7", 3),
-        ],
-    )
-    def test_an_error_of_the_package_comes_through_as_it_is(
-        self, engine: Engine, error: str, kind: type[MosaicError], message: str, exit_code: int
-    ) -> None:
-        with pytest.raises(MosaicError) as caught:
-            list(engine.map(Fails(error), range(9), describe=describe))
-        assert type(caught.value) is kind
-        assert str(caught.value) == message
-        assert caught.value.exit_code == exit_code
+    def test_a_deliberate_error_comes_through_at_once_and_as_it_is(self, engine: Engine, tmp_path: Path) -> None:
+        work = Fails(tmp_path, "input")
+        with pytest.raises(InputError, match=r"^data/a.jsonl is damaged at line 7$") as caught:
+            list(engine.map(work, range(9), describe=describe))
+        assert caught.value.exit_code == 3
         assert "fail_on_purpose" in "".join(traceback.format_exception(caught.value))
+        assert len(work.tries()) == 1
 
-    @pytest.mark.parametrize(
-        ("error", "words"),
-        [
-            ("value", "ValueError: seventeen is too many"),
-            ("stubborn", "StubbornError: left 1 is not right 2"),
-            ("panic", "PanicError: out of cheese"),
-        ],
-    )
-    def test_any_other_error_names_the_task(self, engine: Engine, error: str, words: str) -> None:
+    def test_any_other_error_is_tried_again_and_names_the_task(
+        self, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        work = Fails(tmp_path, "value", "stubborn", "panic")
         with pytest.raises(TaskError) as caught:
-            list(engine.map(Fails(error), range(9), describe=describe))
-        assert "task <3>" in str(caught.value)
-        assert words in str(caught.value)
+            list(engine.map(work, range(9), describe=describe))
+        assert str(caught.value).startswith("task <3> was tried 3 times and failed: ")
+        assert "PanicError: out of cheese" in str(caught.value)
         assert "fail_on_purpose" in "".join(traceback.format_exception(caught.value))
+        assert len(work.tries()) == 3
+        first, second = told(caplog)
+        assert first == "task <3> failed and is tried again (1 of 3 tries): ValueError: seventeen is too many"
+        assert "(2 of 3 tries)" in second
+        assert "StubbornError: left 1 is not right 2" in second
+
+    def test_what_hangs_once_costs_nothing(
+        self, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        work = Fails(tmp_path, "hang")
+        assert sorted(engine.map(work, range(9), describe=describe)) == [(n, n) for n in range(9)]
+        first, second = work.tries()
+        assert (first == second) is isinstance(engine, InProcessEngine), "by another worker, where there is one"
+        (message,) = told(caplog)
+        assert message.startswith("task <3> failed and is tried again (1 of 3 tries): ")
+        assert "StalledError: made no step for" in message
+
+    def test_an_error_that_may_pass_keeps_its_class(self, engine: Engine, tmp_path: Path) -> None:
+        with pytest.raises(StalledError, match=r"^task <3> was tried 3 times: made no step for [\d.]+ s") as caught:
+            list(engine.map(Fails(tmp_path, "store", "value", "hang"), range(9), describe=describe))
+        assert caught.value.exit_code == 7
+        assert caught.value.passing
+
+    def test_a_lack_of_memory_is_named_with_its_remedy(
+        self, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        words = r"^task <3> was tried 3 times and ran out of memory \(worker at \d\.\d\d GiB of \d\.\d\d GiB\): give"
+        with pytest.raises(TaskError, match=words) as caught:
+            list(engine.map(Fails(tmp_path, "store", "memory", "memory"), range(9), describe=describe))
+        assert "--worker-memory" in str(caught.value)
+        assert "--task-records" in str(caught.value)
+        assert caught.value.__cause__ is None, "a traceback would say nothing"
+        assert "StorageError: s3://lake/part does not answer" in told(caplog)[0]
 
     def test_an_error_of_the_preparation_comes_through(self, engine: Engine) -> None:
         with pytest.raises(TokenizerError, match=r"^no such tokenizer$"):
             list(engine.map(FailsToPrepare(TokenizerError("no such tokenizer")), [1], describe=describe))
-        with pytest.raises(TaskError, match="preparing a worker failed: OSError: no disk"):
+        with pytest.raises(TaskError, match=r"preparing a worker was tried [34] times and failed: OSError: no disk"):
             list(engine.map(FailsToPrepare(OSError("no disk")), [1], describe=describe))
 
     def test_an_error_of_the_items_comes_through(self, engine: Engine) -> None:

@@ -21,9 +21,10 @@ from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.pages import publish_view_card
 from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import InProcessEngine
+from mosaic_ray.runtime.lease import hold
 from mosaic_ray.runtime.run import reopen
 from mosaic_ray.runtime.verify_view import kept_view, verify_view
-from mosaic_ray.runtime.viewing import make_view, view_path
+from mosaic_ray.runtime.viewing import finished_view, make_view, view_path
 
 PACKED = ViewSpec(view="packed", sequence_length=1024)
 TOKENIZED = ViewSpec(view="tokenized")
@@ -38,7 +39,11 @@ def run(out: Path, **options: Any) -> dict[str, Any]:
 
 def view(out: Path, spec: ViewSpec) -> dict[str, Any]:
     opened = reopen(Storage.at(str(out), {}, error=StorageError), {"mosaic-it": MosaicMethod})
-    return make_view(opened, InProcessEngine(), read_manifest(opened.output), spec, finish=publish_view_card)
+    manifest = read_manifest(opened.output)
+    if (finished := finished_view(opened, manifest, spec)) is not None:
+        return finished
+    with hold(opened.output) as lease:
+        return make_view(opened, InProcessEngine(), lease, manifest, spec, finish=publish_view_card)
 
 
 def check(out: Path, spec: ViewSpec) -> Any:
