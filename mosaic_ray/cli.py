@@ -31,10 +31,11 @@ from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.catalog import METHODS
 from mosaic_ray.runtime.driver import run_job
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
+from mosaic_ray.runtime.lease import hold
 from mosaic_ray.runtime.run import Run, open_run, reopen
-from mosaic_ray.runtime.stock import take_stock
+from mosaic_ray.runtime.stock import find_input, take_stock
 from mosaic_ray.runtime.viewing import finished_view, make_view, view_path
-from mosaic_ray.text import seen
+from mosaic_ray.text import SeenFormatter, seen, seen_on_one_line
 
 log = logging.getLogger("mosaic_ray")
 
@@ -85,7 +86,7 @@ class _Option(click.Option):
             help=f"{field.description}{default}",
             type=_click_type(field.annotation),
             multiple=name == "input",
-            metavar={"columns": "ROLE=COLUMN,...", "workers": "MIN:MAX"}.get(name),
+            metavar={"columns": "ROLE=COLUMN,...", "workers": "MIN:MAX", "worker_memory": "SIZE"}.get(name),
             required=False,
         )
         self.section = section
@@ -154,7 +155,7 @@ def _plan(job: Job) -> None:
     run = open_run(job)
     with _engine(job.execution) as engine:
         _ = run.tokenizer  # an error of it comes before the inventory
-        files = take_stock(run, engine, known=[], stage=None)
+        files = take_stock(run, engine, find_input(run), known=[], stage=None)
     show_plan(run, files, run.plan(files), _console())
 
 
@@ -244,8 +245,8 @@ def _view(output: str, view: AnyView, sequence_length: int | None, **options: An
         raise SettingsError(f"--sequence-length is for --view packed; {view} has rows of one sample each") from None
     made = finished_view(run, manifest, spec)
     if made is None:
-        with _engine(execution) as engine:
-            made = make_view(run, engine, manifest, spec, finish=publish_view_card)
+        with _engine(execution) as engine, hold(run.output) as lease:
+            made = make_view(run, engine, lease, manifest, spec, finish=publish_view_card)
     show_view(made, _console(), output=run.output.uri(view_path(spec)))
 
 
@@ -334,6 +335,9 @@ def _yaml_options(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         loaded = yaml.load(path.read_text(encoding="utf-8"), _PlainNumbers)
+    except yaml.MarkedYAMLError as error:  # its text repeats a line of the file, which may hold a secret
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SettingsError(f"--config {path}: no YAML at line {line}: {error.problem}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"--config {path}: {error}") from error
     if loaded is not None and not isinstance(loaded, dict):
@@ -345,18 +349,25 @@ def _finished(output: str, options: Mapping[str, Any]) -> tuple[Run, Execution]:
     """A finished run opened again, and how to execute on it."""
     given = {key: value for key, value in options.items() if value is not None and key != "input"}
     job = job_from({"output": output, **given}, METHOD)
-    storage = Storage.at(output, job.places.output_options, error=StorageError)
+    patience = job.execution.store_patience
+    storage = Storage.at(output, job.places.output_options, error=StorageError, patience=patience)
     inputs: Sequence[str] = options.get("input") or ()
     return reopen(storage, METHODS, inputs=inputs, input_options=job.places.input_options or None), job.execution
 
 
 def _engine(execution: Execution) -> Engine:
     if execution.engine == "in-process":
-        return InProcessEngine()
+        return InProcessEngine(stall_seconds=execution.stall_timeout, worker_memory=execution.worker_memory)
     from mosaic_ray.runtime.ray_engine import RayEngine
 
     workers = execution.workers
-    return RayEngine(address=execution.ray_address, min_workers=workers.least, max_workers=workers.most)
+    return RayEngine(
+        address=execution.ray_address,
+        min_workers=workers.least,
+        max_workers=workers.most,
+        stall_seconds=execution.stall_timeout,
+        worker_memory=execution.worker_memory,
+    )
 
 
 def _console() -> Console:
@@ -384,13 +395,16 @@ def _stop_on_signals() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the command ``mosaic-ray`` and of the job scripts; ends the process with a status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.setFormatter(SeenFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     log.setLevel(logging.INFO)
     try:
         with _stop_on_signals():
             app()
     except (MosaicError, Interrupted) as error:
         if error.__cause__ is not None and type(error).__name__ == "TaskError":
-            click.echo(f"{error.__cause__}\n", err=True)
-        click.echo(f"error: {seen(str(error))}", err=True)
+            click.echo(f"{seen(str(error.__cause__))}\n", err=True)
+        listed = isinstance(error, VerificationError)
+        click.echo(f"error: {seen(str(error)) if listed else seen_on_one_line(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -13,7 +13,7 @@ second. Beyond some 20 such nodes one core a rank is not enough; then let the da
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -23,7 +23,6 @@ from mosaic_ray.config import ViewSpec
 from mosaic_ray.errors import DriftError, InputError, StorageError, VerificationError
 from mosaic_ray.handoff.dataset import DataSet, Part
 from mosaic_ray.handoff.partition import Ints
-from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import content_digest
 from mosaic_ray.methods.catalog import METHODS
 from mosaic_ray.runtime.plan import Plan
@@ -97,7 +96,7 @@ def composer_of(dataset: DataSet, *, inputs: Sequence[str] = ()) -> Composer:
     where it is gone.
     """
     root = dataset.root
-    run = reopen(Storage(root.protocol, root.root, root.options, StorageError), METHODS, inputs=inputs)
+    run = reopen(replace(root, error=StorageError), METHODS, inputs=inputs)
     try:
         confirm_unchanged(run)
         plan = run.plan(kept_inventory(run))

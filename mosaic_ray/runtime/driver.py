@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,8 +15,8 @@ from typing import Any, Final
 import orjson
 
 from mosaic_ray.config import Job
-from mosaic_ray.errors import DriftError, InputError, StorageError
-from mosaic_ray.io.cells import InputFile, to_parquet
+from mosaic_ray.errors import ConcurrentRunError, DriftError, InputError, StorageError
+from mosaic_ray.io.cells import STAGED, FoundFile, InputFile, to_parquet
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -25,19 +26,23 @@ from mosaic_ray.io.manifest import (
     publish_manifest,
     read_manifest,
 )
+from mosaic_ray.io.patience import retries_counted
+from mosaic_ray.io.staging import require_temporary_folder
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.engine import Engine
+from mosaic_ray.runtime.lease import Lease, hold, remove_unfinished
 from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
-from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, stored_inventory, take_stock
+from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, find_input, stored_inventory, take_stock
 from mosaic_ray.runtime.task import RECEIPTS, task_item
 from mosaic_ray.runtime.viewing import FinishView, finished_view, make_view
 
 log = logging.getLogger("mosaic_ray")
 
 PLAN: Final = "_mosaic/plan.json"
+_ASKERS: Final = 16
 TOLD_REASONS: Final = 5
 """Reasons for counting texts whole that are logged; each receipt has its own."""
 
@@ -56,25 +61,35 @@ def run_job(
 
     Raises a MosaicError for everything that can go wrong; what is done by then stays and is not done again.
     """
+    require_temporary_folder()
     run = open_run(job)
     views = job.further_views()
-    resumed = _begun(run)
-    manifest = _finished(run) if resumed else None
+    manifest = _finished(run) if _begun(run) else None
     if manifest is not None and all(finished_view(run, manifest, view) for view in views):
         log.info("%s is finished already; nothing to do", run.output.uri())
         return manifest
     started = datetime.now(UTC)
     with make_engine() as engine:
-        _ = run.tokenizer  # an error of it comes before the inventory
-        if manifest is None:
-            manifest = _compose(run, engine, started, finish, resumed=resumed)
-        for view in views:
-            make_view(run, engine, manifest, view, finish=finish_view)
+        _ = run.tokenizer  # an error of it, or of the addresses, comes before anything is written
+        found = find_input(run) if manifest is None else []
+        with hold(run.output) as lease:
+            # Another run may have come in between.
+            resumed = _begun(run, orderly=lease.orderly)
+            manifest = _finished(run) if resumed else None
+            if manifest is not None:
+                log.info("%s is finished already; nothing to do", run.output.uri())
+            else:
+                manifest = _compose(run, engine, lease, found, started, finish, resumed=resumed)
+            for view in views:
+                make_view(run, engine, lease, manifest, view, finish=finish_view)
     return manifest
 
 
 def _finished(run: Run) -> dict[str, Any] | None:
-    """The manifest of a run that is finished already. Raises DriftError where its input has changed since."""
+    """The manifest of a run that is finished already, and has all its parts.
+
+    Raises DriftError where its input has changed since.
+    """
     if not run.output.exists(MANIFEST):
         return None
     manifest = read_manifest(run.output)
@@ -83,32 +98,44 @@ def _finished(run: Run) -> dict[str, Any] | None:
     if not lost:
         return manifest
     log.warning("%s: %d parts are lost (%s); they are made again", run.output.uri(), len(lost), lost[0])
-    run.output.delete(MANIFEST)
     return None
 
 
 def _compose(
     run: Run,
     engine: Engine,
+    lease: Lease,
+    found: Sequence[FoundFile],
     started: datetime,
     finish: Callable[[Run, Mapping[str, Any]], None],
     *,
     resumed: bool,
 ) -> dict[str, Any]:
     """From the inventory to the published manifest."""
-    files = take_stock(run, engine, known=known_inventory(run.output) if resumed else [], stage=run.output)
-    plan = run.plan(files)
-    name = run.fingerprint(plan)
-    keep(run, plan, name)
-    ledger = Ledger(plan, run=name, max_reject_share=run.job.execution.max_reject_share)
-    ledger.resume(run.output)
-    if ledger.done:
-        log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
-    run_tasks(run, engine, plan, ledger)
+    if run.output.exists(MANIFEST):  # of parts that are lost
+        run.output.delete(MANIFEST)
+    with retries_counted() as retries:
+        known = known_inventory(run.output) if resumed else []
+        plan = run.plan(take_stock(run, engine, found, known=known, stage=run.output))
+        name = run.fingerprint(plan)
+        lease.confirm()
+        keep(run, plan, name)
+        ledger = Ledger(plan, run=name, max_reject_share=run.job.execution.max_reject_share)
+        ledger.resume(run.output)
+        if ledger.done:
+            log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
+        run_tasks(run, engine, lease, plan, ledger)
+        ledger.retries.update(retries)
     manifest = make_manifest(run, plan, ledger, name, started)
+    lease.confirm()
     finish(run, manifest)
-    _clean_up(run, plan, manifest)
-    publish_manifest(run.output, manifest)
+    _clean_up(run, manifest)
+    lease.confirm()
+    if not publish_manifest(run.output, manifest):
+        raise ConcurrentRunError(
+            f"{run.output.uri(MANIFEST)}: another run has published the data set in the meantime; it is whole, and "
+            "there is nothing to do here"
+        )
     return manifest
 
 
@@ -127,8 +154,8 @@ def known_inventory(output: Storage) -> list[InputFile]:
     return stored_inventory(output, digest=kept_settings(output).get("inventory", ""))
 
 
-def run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
-    """Run every task that the ledger does not have yet."""
+def run_tasks(run: Run, engine: Engine, lease: Lease, plan: Plan, ledger: Ledger) -> None:
+    """Run every task that the ledger does not have yet. Raises ConcurrentRunError where the lease is lost."""
     todo = (index for index in range(len(plan)) if index not in ledger.done)
     items = (task_item(plan, plan.task(index)) for index in todo)
     remaining = len(plan) - len(ledger.done)
@@ -136,6 +163,7 @@ def run_tasks(run: Run, engine: Engine, plan: Plan, ledger: Ledger) -> None:
     told: set[str] = set()
     with Progress("compose", plan.records, unit="records", done=ledger.records, quiet=remaining == 0) as progress:
         for _, receipt in engine.map(run.work(ledger.run), items, describe=str):
+            lease.check()
             ledger.add(receipt)
             if receipt.whole_because is not None and receipt.whole_because not in told and len(told) < TOLD_REASONS:
                 told.add(receipt.whole_because)
@@ -196,6 +224,7 @@ def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: date
             "by_reason": dict(sorted(ledger.rejects.items())),
             "parts": ledger.rejects_parts,
         },
+        "retries": dict(sorted(ledger.retries.items())),
         "policies": {"passed_whole": ledger.whole, "first_turn_only": ledger.trimmed, "special_tokens": ledger.escaped},
         "totals": totals.to_dict(),
         "mixing": totals.mixing([file.records for file in plan.files]),
@@ -211,8 +240,11 @@ def _counted(run: Run) -> str:
     return "the conversation rendered by chat_template, no further special tokens"
 
 
-def _begun(run: Run) -> bool:
-    """Whether the output holds this very run. Raises DriftError where it holds another one, or something else."""
+def _begun(run: Run, *, orderly: bool = True) -> bool:
+    """Whether the output holds this very run. Raises DriftError where it holds another one, or something else.
+
+    orderly: whether the run that was begun there ended in order; if so, and if nothing of it is done, it is replaced.
+    """
     if not run.output.exists(SETTINGS):
         stranger = next((path for path, _ in run.output.listing() if not path.startswith("_mosaic/")), None)
         if stranger is not None:
@@ -226,11 +258,16 @@ def _begun(run: Run) -> bool:
     differences = [
         f"{field}: {_short(old)} there, {_short(new)} here" for field, old, new in _differences(stored, run.identity)
     ]
-    if not done:
+    if not done and orderly:
         log.info("%s holds the start of a run with nothing done; it is replaced", run.output.uri())
         return False
     if not differences:
         return True
+    if not done:
+        raise DriftError(
+            f"{run.output.uri()} holds a run with other settings that did not end in order, so its workers may still "
+            f"write. They differ in {'; '.join(differences)}. Give another --output, or delete this one"
+        )
     raise DriftError(
         f"{run.output.uri()} holds a run with other settings. They differ in {'; '.join(differences)}. Give another "
         "--output, or the settings of that run to resume it"
@@ -252,7 +289,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _clean_up(run: Run, plan: Plan, manifest: Mapping[str, Any]) -> None:
+def _clean_up(run: Run, manifest: Mapping[str, Any]) -> None:
     """Remove what a data set does not need: staged copies, files of killed writers, parts that no task claims.
 
     Raises StorageError where a part is not in place, so that no manifest names what is not there.
@@ -264,11 +301,9 @@ def _clean_up(run: Run, plan: Plan, manifest: Mapping[str, Any]) -> None:
             "task finished. If --output is a local disk, every node of the cluster must see the same one. The same "
             "command makes again what is missing"
         )
-    for file in plan.files:
-        if file.staged:
-            run.output.delete(file.staged_path)
-    for folder in ("data", "rejects", "_mosaic"):
-        run.output.remove_strays(folder)
+    for path, _ in run.output.listing(STAGED):
+        run.output.delete(path)
+    remove_unfinished(run.output)
     for path in strangers:
         run.output.delete(path)
 
@@ -277,8 +312,15 @@ def compared(output: Storage, manifest: Mapping[str, Any]) -> tuple[list[str], l
     """The parts of a manifest that are not there or not of the size stated; and what is there and no part."""
     sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
     entries = chain(manifest["parts"], manifest["rejects"]["parts"])
-    lost = [entry["name"] for entry in entries if sizes.pop(entry["name"], None) != entry["bytes"]]
+    missing = [entry for entry in entries if sizes.pop(entry["name"], None) != entry["bytes"]]
+    with ThreadPoolExecutor(_ASKERS) as pool:  # a listing may be stale
+        there = pool.map(lambda entry: _has(output, entry["name"], entry["bytes"]), missing)
+        lost = [entry["name"] for entry, found in zip(missing, there, strict=True) if not found]
     return lost, list(sizes)
+
+
+def _has(output: Storage, name: str, size: int) -> bool:
+    return output.exists(name) and output.info(name).size == size
 
 
 def _publish_json(output: Storage, path: str, value: Mapping[str, Any]) -> None:

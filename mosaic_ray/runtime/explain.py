@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from mosaic_ray.errors import SettingsError, VerificationError
 from mosaic_ray.io.cells import Cell, CellTable
 from mosaic_ray.io.manifest import read_manifest
+from mosaic_ray.io.storage import without_credentials
 from mosaic_ray.records import Message, Record, Source
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.stock import kept_inventory
@@ -41,7 +42,8 @@ def split_place(place: str) -> tuple[str, str, int]:
     output, _, name = path.rpartition("/data/") if "/data/" in path else (".", "", path.removeprefix("data/"))
     if not row.isdigit() or not name or (output == "." and not path.startswith("data/")):
         raise SettingsError(
-            f"{place!r} is not PART:ROW, as in OUT/data/train-00000-of-00004.parquet:7 (rows count from 0)"
+            f"{without_credentials(place)!r} is not PART:ROW, as in OUT/data/train-00000-of-00004.parquet:7 (rows count "
+            "from 0)"
         )
     return output, f"data/{name}", int(row)
 

@@ -45,6 +45,7 @@ class Ledger:
         self.done: set[int] = set()
         self.records = self.rejected = self.whole = self.trimmed = self.escaped = 0
         self.rejects: Counter[str] = Counter()
+        self.retries: Counter[str] = Counter()
         self.totals = [Totals() for _ in range(plan.epochs)]
         self.seconds: dict[str, float] = {}
         self.slowest: list[tuple[float, int]] = []
@@ -64,6 +65,7 @@ class Ledger:
         self.trimmed += receipt.trimmed
         self.escaped += receipt.escaped
         self.rejects.update(receipt.rejects)
+        self.retries.update(receipt.retries)
         for name, value in receipt.seconds.items():
             self.seconds[name] = self.seconds.get(name, 0.0) + value
         self.slowest = sorted([*self.slowest, (sum(receipt.seconds.values()), receipt.task)], reverse=True)[:10]

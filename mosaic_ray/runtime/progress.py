@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from mosaic_ray.text import seen_on_one_line
+
 LINE_EVERY: Final = 5.0
 """Seconds between two lines where there is no terminal."""
 
@@ -84,7 +86,7 @@ class Progress:
         elapsed = max(time.monotonic() - self._started, 1e-6)
         rate = self._rate(elapsed)
         eta = f"{(self._total - self._done) / rate:.0f} s" if rate > 0 else "unknown"
-        note = f", {self._note}" if self._note else ""
+        note = f", {seen_on_one_line(self._note)}" if self._note else ""
         print(
             f"{self._name}: {self._done:,} of {self._total:,} {self._unit} ({self._done / max(1, self._total):.0%})"
             f"{note}, {_compact(rate)} {self._unit}/s{self._made}, {elapsed:.0f} s, eta {eta}",

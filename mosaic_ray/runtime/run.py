@@ -115,8 +115,9 @@ def open_run(job: Job) -> Run:
         check_mapping({str(role): column for role, column in job.settings.columns.items()})
     addresses = [str(corpus_path()) if uri == EMBEDDED else uri for uri in places.input]
     name = str(tokenizer_path()) if places.tokenizer == EMBEDDED else places.tokenizer
-    inputs = tuple(input_storage(uri, places.input_options) for uri in addresses)
-    output = Storage.at(places.output, places.output_options, error=StorageError)
+    patience = job.execution.store_patience
+    inputs = tuple(input_storage(uri, places.input_options, patience=patience) for uri in addresses)
+    output = Storage.at(places.output, places.output_options, error=StorageError, patience=patience)
     load: Callable[[], TokenizerSpec]
     if job.execution.engine == "ray":
         load = TokenizerAhead(name, chat_template=places.chat_template).result
@@ -175,7 +176,9 @@ def reopen(
     return Run(
         job=job,
         addresses=job.places.input,
-        inputs=tuple(input_storage(uri, job.places.input_options) for uri in job.places.input),
+        inputs=tuple(
+            input_storage(uri, job.places.input_options, patience=output.patience) for uri in job.places.input
+        ),
         output=output,
         load=lambda: spec,
         kept=identity,

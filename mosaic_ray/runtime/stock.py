@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,8 @@ from typing import Final
 
 from mosaic_ray.errors import DriftError, InputError, SettingsError, StorageError
 from mosaic_ray.io.cells import FoundFile, InputFile, from_parquet, same_content
-from mosaic_ray.io.inventory import find_inputs, take_inventory
+from mosaic_ray.io.inventory import Findings, find_inputs, take_inventory
+from mosaic_ray.io.patience import retried, retries_counted
 from mosaic_ray.io.shapes import Shape
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.engine import Engine
@@ -47,11 +47,13 @@ class InventoryWork:
 
     def prepare(self) -> None: ...
 
-    def __call__(self, batch: Sequence[FoundFile]) -> list[InputFile]:
-        if len(batch) == 1 or all(storage.local for storage in self.inputs):
-            return [self.take(found) for found in batch]
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(self.take, batch))
+    def __call__(self, batch: Sequence[FoundFile]) -> tuple[list[InputFile], dict[str, int]]:
+        """The files in their order, and the requests that were made again, by cause."""
+        with retries_counted() as retries:
+            if len(batch) == 1 or all(storage.local for storage in self.inputs):
+                return [self.take(found) for found in batch], dict(retries)
+            with ThreadPoolExecutor(_READERS) as pool:
+                return list(pool.map(self.take, batch)), dict(retries)
 
     def take(self, found: FoundFile) -> InputFile:
         return take_inventory(
@@ -63,15 +65,17 @@ class InventoryWork:
         )
 
 
-def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: Storage | None) -> list[InputFile]:
+def take_stock(
+    run: Run, engine: Engine, found: Sequence[FoundFile], *, known: Sequence[InputFile], stage: Storage | None
+) -> list[InputFile]:
     """The inventory of the input, by name.
 
+    found: what :func:`find_input` found.
     known: what an earlier start of this run found; a file that the store says is unchanged is not read again.
     stage: where to put copies of what can only be read from its start; None only counts.
 
     Raises DriftError where an earlier start saw other files, InputError where there is nothing to do.
     """
-    found = _find(run)
     earlier = {file.name: file for file in known}
     fresh = [file for file in found if not _usable(earlier.get(file.name), file, stage)]
     work = _inventory_work(run, stage)
@@ -79,7 +83,9 @@ def take_stock(run: Run, engine: Engine, *, known: Sequence[InputFile], stage: S
     shapes: dict[str, Shape] = {}
     done = 0
     with Progress("inventory", len(fresh), unit="files", quiet=len(fresh) <= NAMED_FILES) as progress:
-        for _, files in engine.map(work, _batches(fresh), describe=_names):
+        for _, (files, retries) in engine.map(work, _batches(fresh), describe=_names):
+            for cause, times in retries.items():
+                retried(cause, times)
             for file in files:
                 done += 1
                 # Many files are of one shape, and each came with its own copy of it.
@@ -131,7 +137,7 @@ def confirm_unchanged(run: Run) -> None:
     work = _inventory_work(run, stage=None)
     now = {
         found.name: _placed(known[found.name], found) if _unchanged(known.get(found.name), found) else work.take(found)
-        for found in _find(run)
+        for found in find_input(run)
     }
     _refuse_other_input(run, known, list(now.values()))
 
@@ -145,29 +151,38 @@ def _inventory_work(run: Run, stage: Storage | None) -> InventoryWork:
     )
 
 
-def _find(run: Run) -> list[FoundFile]:
+def find_input(run: Run) -> list[FoundFile]:
+    """The files of the input. Raises InputError where there are none, SettingsError where some lie in the output."""
     _refuse_output_inside(run)
-    found = find_inputs(run.addresses, run.job.places.input_options)
+    found = _found(run)
+    home = run.output.real() + "/"
+    for file in found.files:
+        source = run.inputs[file.uri_index]
+        if source.real(file.path).startswith(home):
+            raise SettingsError(
+                f"--input {run.addresses[file.uri_index]} leads to {source.uri(file.path)}, which lies in the output "
+                f"{run.output.uri()}. Give an --output outside of the input"
+            )
     if found.ignored:
         shown = ", ".join(found.ignored[:5])
         log.info("not input: %s%s", shown, f" and {len(found.ignored) - 5} more" if len(found.ignored) > 5 else "")
     return found.files
 
 
+def _found(run: Run) -> Findings:
+    return find_inputs(run.addresses, run.job.places.input_options, patience=run.output.patience)
+
+
 def _refuse_output_inside(run: Run) -> None:
     """Raise SettingsError where an ``--input`` is a directory, or a glob of any depth, that the output lies in."""
-    home = _real(run.output) + "/"
+    home = run.output.real() + "/"
     for address, storage in zip(run.addresses, run.inputs, strict=True):
         deep = "**" in address or not any(sign in address for sign in "*?[")
-        if deep and home.startswith(_real(storage).rstrip("/") + "/"):
+        if deep and home.startswith(storage.real().rstrip("/") + "/"):
             raise SettingsError(
                 f"--input {address} holds the output {run.output.uri()}, which the next start would read as input. "
                 "Give an --output outside of the input"
             )
-
-
-def _real(storage: Storage) -> str:
-    return os.path.realpath(storage.root) if storage.local else storage.uri().rstrip("/")
 
 
 def _usable(known: InputFile | None, found: FoundFile, stage: Storage | None) -> bool:
@@ -212,7 +227,7 @@ def kept_inventory(run: Run) -> list[InputFile]:
     files = stored_inventory(run.output)
     if not run.moved:
         return files
-    found = {file.name: file for file in find_inputs(run.addresses, run.job.places.input_options).files}
+    found = {file.name: file for file in _found(run).files}
     missing = [file.name for file in files if file.name not in found]
     if missing:
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -23,12 +23,14 @@ from mosaic_ray.config import Overlong, Settings
 from mosaic_ray.errors import InputError, TaskError
 from mosaic_ray.fingerprint import canonical_json
 from mosaic_ray.io.cells import Cell, CellTable, InputFile
+from mosaic_ray.io.patience import retries_counted
 from mosaic_ray.io.readers import read_cells, read_rows
 from mosaic_ray.io.shapes import to_record
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import Part as ParquetPart
 from mosaic_ray.io.writers import to_parquet, to_table
 from mosaic_ray.methods.base import Method
+from mosaic_ray.pulse import beat
 from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Sample, Source
 from mosaic_ray.runtime.plan import Part, Plan, TaskSpec
 from mosaic_ray.runtime.stats import Totals
@@ -78,6 +80,7 @@ class Receipt:
     rejects_part: the same of the file of rejects, or None where there are none.
     seconds: of reading and counting, composing, writing.
     whole_because: why texts were counted whole rather than by pieces, which is slower; None where they were not.
+    retries: requests to a store that were made again, by cause.
     """
 
     task: int
@@ -92,6 +95,7 @@ class Receipt:
     rejects_part: dict[str, Any] | None
     seconds: dict[str, float] = field(default_factory=dict)
     whole_because: str | None = None
+    retries: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
@@ -173,7 +177,8 @@ class TaskWork:
 
         A task in which a count by pieces proves wrong is done again from its start, every text counted whole.
         """
-        return self._counted(lambda whole_because: self._run(item, whole_because))
+        with retries_counted() as retries:
+            return self._counted(lambda whole_because: self._run(item, whole_because, retries))
 
     def table(self, item: TaskItem, part: Part) -> pa.Table:
         """The rows that a run writes into the part of this task and epoch; nothing is published."""
@@ -189,7 +194,7 @@ class TaskWork:
                 self.counter.start(whole=True)
                 return work(f"a check found {error}")
 
-    def _run(self, item: TaskItem, whole_because: str | None) -> Receipt:
+    def _run(self, item: TaskItem, whole_because: str | None, retries: Mapping[str, int]) -> Receipt:
         started = time.perf_counter()
         loaded = self.load(item)
         seconds = {"load": time.perf_counter() - started, "compose": 0.0, "write": 0.0}
@@ -197,6 +202,7 @@ class TaskWork:
         for part in item.parts:
             started = time.perf_counter()
             made, totals = self.build(loaded, part)
+            beat()
             composed = time.perf_counter()
             self.output.publish(part.name, made.data)
             parts.append({**_describe(part.name, made), "epoch": part.epoch, "totals": totals.to_dict()})
@@ -220,6 +226,7 @@ class TaskWork:
             rejects_part=rejects_part,
             seconds={name: round(value, 3) for name, value in seconds.items()},
             whole_because=whole_because,
+            retries=dict(sorted(retries.items())),
         )
         self.output.publish(receipt_path(item.index), receipt.to_json())
         return receipt
@@ -257,7 +264,7 @@ class TaskWork:
     def samples(self, loaded: Loaded, part: Part) -> list[Sample]:
         """What the method makes of the records, with the whole ones strewn among it; every promise checked."""
         key = Key(self.settings.seed, "epoch", part.epoch, "task", part.task)
-        composed = self.method.compose(loaded.plain, key=key.child(self.method.name), measure=self.counter)
+        composed = _beating(self.method.compose(loaded.plain, key=key.child(self.method.name), measure=self.counter))
         samples = [*composed, *(_passed(record) for record in loaded.whole)]
         if loaded.whole:
             samples = [samples[i] for i in key.child("strew").draw().shuffle(len(samples))]
@@ -335,6 +342,7 @@ class TaskWork:
 
     def _count(self, batch: list[Record], loaded: Loaded) -> None:
         counts = self.counter.count_batch([record.messages for record in batch])
+        beat()
         for record, tokens in zip(batch, counts, strict=True):
             if tokens > self.settings.max_tokens:
                 loaded.rejects.append(_overlong(record, tokens, self.settings.max_tokens, self.settings.overlong))
@@ -352,6 +360,12 @@ def _no_collections() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def _beating(samples: Iterable[Sample]) -> Iterator[Sample]:
+    for sample in samples:
+        beat()
+        yield sample
 
 
 def mosaic_id(part: Part, index: int) -> str:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from mosaic_ray import __version__
 from mosaic_ray.config import TOKEN_VIEWS, ViewSpec
-from mosaic_ray.errors import DriftError, SettingsError, TaskError, VerificationError
+from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError, TaskError, VerificationError
 from mosaic_ray.fingerprint import canonical_json, fingerprint
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
@@ -38,6 +38,7 @@ from mosaic_ray.io.manifest import (
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import to_parquet
 from mosaic_ray.runtime.engine import Engine
+from mosaic_ray.runtime.lease import Lease, remove_unfinished
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import LIBRARIES, Run
 from mosaic_ray.tokens import TokenizerSpec
@@ -123,11 +124,18 @@ def read_part(storage: Storage, part: Mapping[str, Any]) -> pa.Table:
 
 
 def make_view(
-    run: Run, engine: Engine, manifest: Mapping[str, Any], spec: ViewSpec, *, finish: FinishView
+    run: Run,
+    engine: Engine,
+    lease: Lease,
+    manifest: Mapping[str, Any],
+    spec: ViewSpec,
+    *,
+    finish: FinishView,
 ) -> dict[str, Any]:
     """Make a view of a finished run, or what is left of it, and return its manifest.
 
-    manifest: of the run. finish: writes what people read, before the manifest itself is published.
+    lease: of the run's output. manifest: of the run. finish: writes what people read, before the manifest itself is
+        published.
 
     Raises what :func:`finished_view` does, and TokenizerError where the chat template hides what is trained.
     """
@@ -146,19 +154,26 @@ def make_view(
             spec.name,
         )
     work = ViewWork(run=name, spec=spec, source=source, tokenizer=run.tokenizer, samples=run.output, output=output)
+    if output.exists(MANIFEST):  # of parts that are lost
+        output.delete(MANIFEST)
     output.publish(VIEW, orjson.dumps(identity, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     parts = manifest["parts"]
     done = {receipt["name"]: receipt for receipt in _receipts(output, name)}
     todo = [part for part in parts if part["name"] not in done]
     with Progress(f"view {spec.name}", len(parts), unit="parts", done=len(done), quiet=not todo) as progress:
         for _, receipt in engine.map(work, todo, describe=lambda part: f"view {spec.name} of {part['name']}"):
+            lease.check()
             done[receipt["name"]] = receipt
             progress.update(len(done), f"workers {engine.workers}")
     made = _manifest(run, manifest, identity, [done[part["name"]] for part in parts], started, view.ends_turn)
     finish(output, made)
-    for folder in ("data", "_mosaic"):
-        output.remove_strays(folder)
-    publish_manifest(output, made)
+    remove_unfinished(output)
+    lease.confirm()
+    if not publish_manifest(output, made):
+        raise ConcurrentRunError(
+            f"{output.uri(MANIFEST)}: another run has published the view in the meantime; it is whole, and there is "
+            "nothing to do here"
+        )
     return made
 
 
@@ -201,7 +216,6 @@ def finished_view(run: Run, manifest: Mapping[str, Any], spec: ViewSpec) -> dict
     sizes = {path: info.size for path, info in output.listing("data")}
     if any(sizes.get(part["name"]) != part["bytes"] for part in made["parts"]):
         log.warning("%s: parts are lost; they are made again", output.uri())
-        output.delete(MANIFEST)
         return None
     return made
 

@@ -119,7 +119,7 @@ def _run(made: Measures, run: Run) -> None:
     made.step("start, joined to Ray", lambda: None)
     answers: Any = _Answers(cell_records(run.settings.task_records))
     stock._find = lambda _: _found(made.records, made.files)
-    files = made.step("inventory", lambda: stock.take_stock(run, answers, known=[], stage=None))
+    files = made.step("inventory", lambda: stock.take_stock(run, answers, stock.find_input(run), known=[], stage=None))
     plan = made.step("plan", lambda: run.plan(files))
     name = made.step("fingerprint", lambda: run.fingerprint(plan))
     made.step("keep inventory and plan", lambda: driver.keep(run, plan, name))

@@ -171,3 +171,35 @@ def test_another_tokenizer_in_the_output_is_noticed(job: Job, tmp_path: Path, ru
     done = run_job("verify", str(tmp_path / "out"), "--engine", "in-process")
     assert done.returncode == 6
     assert "not the tokenizer that the run was made with" in done.stderr
+
+
+def begun(tmp_path: Path, *, ended: bool) -> None:
+    """What a run leaves that kept its settings, did nothing, and is gone."""
+    for path in (tmp_path / "out" / "_mosaic" / "receipts").iterdir():
+        path.unlink()
+    (tmp_path / "out" / "manifest.json").unlink()
+    lease = tmp_path / "out" / "_mosaic" / "leases" / "00001.json"
+    lease.write_text(json.dumps({**json.loads(lease.read_text()), "ended": ended}))
+
+
+def test_a_run_that_ended_with_nothing_done_may_be_replaced(job: Job, tmp_path: Path) -> None:
+    assert job("--seed", "1").returncode == 0
+    begun(tmp_path, ended=True)
+    done = job("--seed", "2")
+    assert done.returncode == 0, done.stderr
+    assert "the start of a run with nothing done; it is replaced" in done.stderr
+
+
+def test_a_run_that_did_not_end_is_continued_and_never_replaced(job: Job, tmp_path: Path) -> None:
+    """Its workers may still be writing."""
+    assert job("--seed", "1").returncode == 0
+    expected = digest(tmp_path / "out")
+    begun(tmp_path, ended=False)
+    done = job("--seed", "2")
+    assert done.returncode == 4
+    assert "that did not end in order, so its workers may still write. They differ in settings.seed: 1" in done.stderr
+    begun_again = tmp_path / "out" / "_mosaic" / "leases" / "00002.json"
+    assert json.loads(begun_again.read_text())["ended"]
+    assert job("--seed", "3").returncode == 4
+    assert job("--seed", "1").returncode == 0
+    assert digest(tmp_path / "out") == expected

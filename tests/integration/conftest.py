@@ -41,20 +41,19 @@ class Request(NamedTuple):
         return self.method in ("PUT", "POST", "DELETE")
 
 
-class S3Server:
-    """Moto's server, a process of its own on 127.0.0.1, with the log of what it was asked."""
+class Store:
+    """An S3 server that is a process of its own on 127.0.0.1, and what a test does with one.
 
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        with log.open("w") as out:
-            command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", "0"]
-            self._process = subprocess.Popen(command, stdout=out, stderr=out)
-        deadline = time.monotonic() + 60
-        while (found := _ADDRESS.search(log.read_text())) is None:
-            assert self._process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "the S3 server did not start"
-            time.sleep(0.05)
-        self.address = found[1]
+    address: ``http://127.0.0.1:PORT``.
+    """
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], address: str, *, key_id: str = KEY_ID, secret: str = SECRET
+    ) -> None:
+        self._process = process
+        self.address = address
+        self.key_id = key_id
+        self.secret = secret
         self.client = self.connect("s3")
 
     def connect(self, service: str) -> Any:
@@ -63,25 +62,17 @@ class S3Server:
             service,
             endpoint_url=self.address,
             region_name="us-east-1",
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET,
+            aws_access_key_id=self.key_id,
+            aws_secret_access_key=self.secret,
         )
 
     @property
     def environment(self) -> dict[str, str]:
-        return {"AWS_ENDPOINT_URL": self.address, "AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
-
-    @property
-    def requests(self) -> list[Request]:
-        """All that were answered so far, in the order of their answers."""
-        text = _COLOUR.sub("", self._log.read_text())
-        return [Request(method, path, int(status)) for method, path, status in _REQUEST.findall(text)]
-
-    def asked_for(self, work: Callable[[], object]) -> list[Request]:
-        """What was asked while ``work`` ran."""
-        before = len(self.requests)
-        work()
-        return self.requests[before:]
+        return {
+            "AWS_ENDPOINT_URL": self.address,
+            "AWS_ACCESS_KEY_ID": self.key_id,
+            "AWS_SECRET_ACCESS_KEY": self.secret,
+        }
 
     def bucket(self, name: str) -> str:
         self.client.create_bucket(Bucket=name)
@@ -104,16 +95,50 @@ class S3Server:
         return bytes(self.client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
     def pending_uploads(self, bucket: str) -> list[Any]:
+        """Multipart uploads that were begun and neither completed nor aborted."""
         return list(self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()))
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(timeout=30)
+
+
+class S3Server(Store):
+    """Moto's server, with the log of what it was asked."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("w") as out:
+            command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", "0"]
+            process = subprocess.Popen(command, stdout=out, stderr=out)
+        super().__init__(process, announced(process, log, _ADDRESS))
+
+    @property
+    def requests(self) -> list[Request]:
+        """All that were answered so far, in the order of their answers."""
+        text = _COLOUR.sub("", self._log.read_text())
+        return [Request(method, path, int(status)) for method, path, status in _REQUEST.findall(text)]
+
+    def asked_for(self, work: Callable[[], object]) -> list[Request]:
+        """What was asked while ``work`` ran."""
+        before = len(self.requests)
+        work()
+        return self.requests[before:]
 
     def enforce_permissions(self, enforced: bool) -> None:
         """From now on accept only credentials that IAM knows, for what their policies allow; or accept any."""
         answer = requests.post(f"{self.address}/moto-api/reset-auth", data="0" if enforced else "inf", timeout=10)
         assert answer.ok, answer.text
 
-    def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=30)
+
+def announced(process: subprocess.Popen[bytes], log: Path, address: re.Pattern[str]) -> str:
+    """What a server that has just been started writes of its address: the first group of the pattern in its log."""
+    deadline = time.monotonic() + 60
+    while (found := address.search(log.read_text())) is None:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, "the S3 server did not start"
+        time.sleep(0.05)
+    return found[1]
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,17 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from mosaic_ray.runtime.lease import RENEW_SECONDS
 from tests.conftest import write_jsonl
 from tests.integration.conftest import Request, S3Server
 
 CONSTANT = 80
 """Requests of any run: settings, inventory, plan, the pages and the 12 parts they look into, the manifest."""
+
+
+def leased(request: Request) -> bool:
+    """Whether it is about who holds the output."""
+    return "/_mosaic/leases" in request.path
 
 
 def kind(request: Request) -> str:
@@ -37,12 +44,15 @@ def test_requests_follow_the_formula(
     server.bucket("sets")
     places = ("--input", "s3://lake/sft/", "--output", "s3://sets/out", "--tokenizer", "embedded")
     limits = ("--engine", "in-process", "--task-records", "512", "--epochs", "2")
+    started = time.monotonic()
     asked = server.asked_for(lambda: run_job(*places, *limits, env=server.environment).check_returncode())
+    seconds = time.monotonic() - started
     plan = json.loads(server.read("sets", "out/manifest.json"))["plan"]
     assert (plan["cells"], plan["parts"]) == (files * -(-records // 8), 2 * plan["tasks"])
 
     inputs = Counter(kind(request) for request in asked if request.path.startswith("/lake"))
-    outputs = Counter(kind(request) for request in asked if request.path.startswith("/sets"))
+    outputs = Counter(kind(request) for request in asked if request.path.startswith("/sets") and not leased(request))
+    leases = Counter(kind(request) for request in asked if leased(request))
     assert inputs.keys() <= {"LIST", "HEAD", "GET"}
     assert inputs["LIST"] <= 2 + files // 1000
     assert files <= inputs["GET"] <= files + plan["cells"]
@@ -50,3 +60,4 @@ def test_requests_follow_the_formula(
     assert outputs["PUT"] == plan["parts"] + plan["tasks"] + 7
     assert outputs["LIST"] + outputs["HEAD"] + outputs["GET"] <= CONSTANT + plan["parts"] // 500
     assert outputs["DELETE"] + outputs["POST"] == 0
+    assert leases["PUT"] + leases["HEAD"] + leases["GET"] <= 12 + 2 * seconds / RENEW_SECONDS

@@ -118,8 +118,11 @@ def test_every_format_gives_the_same_bytes_as_on_disk(finished: Finished, server
 
 
 def test_each_object_is_written_once_and_the_manifest_last(finished: Finished) -> None:
-    written = [request for request in finished.asked if request.writes]
-    assert all(request.path.startswith("/sets/finished/") for request in written)
+    writes = [request for request in finished.asked if request.writes]
+    assert all(request.path.startswith("/sets/finished/") for request in writes)
+    lease = Request("PUT", "/sets/finished/_mosaic/leases/00001.json", 200)
+    assert (writes[0], writes[-1]) == (lease, lease)
+    written = [request for request in writes if request.path != lease.path]
     assert {request.status for request in written} <= {200, 204}
     assert written[-1] == Request("PUT", "/sets/finished/manifest.json", 200)
     puts = Counter(request.path for request in written if request.method == "PUT")
@@ -132,7 +135,7 @@ def test_each_object_is_written_once_and_the_manifest_last(finished: Finished) -
 def test_nothing_is_left_over(finished: Finished, server: S3Server) -> None:
     names = set(server.objects("sets", finished.prefix))
     folders = Counter(name.rpartition("/")[0] for name in names)
-    assert folders.keys() == {"", "data", "rejects", "_mosaic", "_mosaic/receipts"}
+    assert folders.keys() == {"", "data", "rejects", "_mosaic", "_mosaic/receipts", "_mosaic/leases"}
     assert {name for name in names if "/" not in name} == {"README.md", "manifest.json", "report.html"}
     assert server.pending_uploads("sets") == []
 
@@ -213,9 +216,9 @@ def test_on_ray_no_object_is_ever_seen_unfinished(server: S3Server, job: Job, ex
     assert on_server(server, "sets", "ray/") == expected
     last = server.objects("sets", "ray/")
     for listing in witness.listings:
-        seen = {name: mark for name, mark in listing.items() if not name.startswith("_mosaic/staged/")}
-        assert seen.items() <= last.items()
-        assert "manifest.json" not in listing or listing == last
+        seen = {name for name in listing if not name.startswith(("_mosaic/staged/", "_mosaic/leases/"))}
+        assert all(listing[name] == last[name] for name in seen)
+        assert "manifest.json" not in listing or listing.keys() == last.keys()
     assert any(0 < sum(name.startswith("data/") for name in listing) < 8 for listing in witness.listings)
     assert server.pending_uploads("sets") == []
 
