@@ -7,8 +7,10 @@ DEMO := demo
 BENCH_ARGS ?=
 # Flags for teach: see tests/experiments/teach.py --help.
 TEACH_ARGS ?=
+# Flags for chaos: see tests/chaos/chaos.py --help.
+CHAOS_ARGS ?=
 
-.PHONY: demo test lint bench teach clean
+.PHONY: demo test lint bench teach chaos clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -38,6 +40,9 @@ bench: $(VENV)/test.done
 
 teach: $(VENV)/test.done
 	$(BIN)/python tests/experiments/teach.py $(TEACH_ARGS)
+
+chaos: $(VENV)/test.done
+	$(BIN)/python -m tests.chaos.chaos $(CHAOS_ARGS)
 
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
