@@ -42,8 +42,8 @@ def split_place(place: str) -> tuple[str, str, int]:
     output, _, name = path.rpartition("/data/") if "/data/" in path else (".", "", path.removeprefix("data/"))
     if not row.isdigit() or not name or (output == "." and not path.startswith("data/")):
         raise SettingsError(
-            f"{without_credentials(place)!r} is not PART:ROW, as in OUT/data/train-00000-of-00004.parquet:7 (rows count "
-            "from 0)"
+            f"{without_credentials(place)!r} is not PART:ROW, as in OUT/data/train-00000-of-00004.parquet:7 (rows "
+            "count from 0)"
         )
     return output, f"data/{name}", int(row)
 
