@@ -61,6 +61,9 @@ CELL_BYTES: Final = 1 << 20
 SAMPLE_RECORDS: Final = 100
 """The shape of a file is decided by its first objects, this many."""
 
+SAMPLE_BYTES: Final = 4 << 20
+"""Or by as many as there are in so many bytes, for they are held until it is decided."""
+
 _NAME: Final = re.compile(r"\.(?:(parquet)|(?:json|jsonl|ndjson)(\.gz|\.zst)?)$", re.IGNORECASE)
 _WILDCARD: Final = re.compile(r"[*?\[]")
 _COMPRESSION: Final[Mapping[str, Compression | None]] = {"": None, ".gz": "gzip", ".zst": "zstd"}
@@ -285,18 +288,19 @@ class _Sample:
     def watch(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
         objects: list[dict[str, Any]] = []
         refused = ""
-        first = 0
+        first = size = 0
         for piece in pieces:
-            for number, line in enumerate(io.BytesIO(piece.data), first):
-                if len(objects) < SAMPLE_RECORDS and not line.isspace():
+            for number, line in enumerate(io.BytesIO(piece.data if piece.records else b""), first):
+                if len(objects) < SAMPLE_RECORDS and size < SAMPLE_BYTES and not line.isspace():
                     row = parse(line)
                     if not isinstance(row, Refusal):
                         objects.append(row)
+                        size += len(line)
                     elif not refused:
                         refused = f"row {number}: {row.detail}"
             first += piece.lines
             yield piece
-            if len(objects) == SAMPLE_RECORDS:
+            if len(objects) == SAMPLE_RECORDS or size >= SAMPLE_BYTES:
                 break
         if objects:
             columns = {name: None for row in objects for name in row}

@@ -129,7 +129,7 @@ def _compose(
     manifest = make_manifest(run, plan, ledger, name, started)
     lease.confirm()
     finish(run, manifest)
-    _clean_up(run, manifest)
+    _clean_up(run, plan, manifest)
     lease.confirm()
     if not publish_manifest(run.output, manifest):
         raise ConcurrentRunError(
@@ -289,7 +289,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _clean_up(run: Run, manifest: Mapping[str, Any]) -> None:
+def _clean_up(run: Run, plan: Plan, manifest: Mapping[str, Any]) -> None:
     """Remove what a data set does not need: staged copies, files of killed writers, parts that no task claims.
 
     Raises StorageError where a part is not in place, so that no manifest names what is not there.
@@ -301,7 +301,8 @@ def _clean_up(run: Run, manifest: Mapping[str, Any]) -> None:
             "task finished. If --output is a local disk, every node of the cluster must see the same one. The same "
             "command makes again what is missing"
         )
-    for path, _ in run.output.listing(STAGED):
+    staged = {path for path, _ in run.output.listing(STAGED)}  # also of files that have changed; may be stale
+    for path in sorted(staged.union(file.staged_path for file in plan.files if file.staged)):
         run.output.delete(path)
     remove_unfinished(run.output)
     for path in strangers:

@@ -43,6 +43,13 @@ T = TypeVar("T")
 COUNT_BATCH = 4096
 """Conversations counted in one call: enough to pay for the call, few enough to hold."""
 
+COUNT_CHARACTERS = 1 << 22
+"""Text counted in one call at most, but for a single record. A text without spaces takes 150 bytes a character."""
+
+TOKEN_CHARACTERS = 256
+"""No token of a known vocabulary stands for more than half as many. So a record with more for every token of its budget
+is over it, and is not counted to know by how much: 60 MB without a space take 8 GB and four minutes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskItem:
@@ -235,11 +242,13 @@ class TaskWork:
         """Read, normalise and count the records of a task, in the order of the input."""
         loaded = Loaded()
         batch: list[Record] = []
+        size = 0
         for record in self._usable(item, loaded):
             batch.append(record)
-            if len(batch) == COUNT_BATCH:
+            size += _characters(record)
+            if len(batch) == COUNT_BATCH or size >= COUNT_CHARACTERS:
                 self._count(batch, loaded)
-                batch = []
+                batch, size = [], 0
         self._count(batch, loaded)
         found = len(loaded.plain) + len(loaded.whole) + len(loaded.rejects)
         expected = sum(cell.records for _, cells in item.cells for cell in cells)
@@ -316,6 +325,10 @@ class TaskWork:
 
     def _admit(self, record: Record, loaded: Loaded) -> Record | Reject:
         """The record if view and chat template can show it, with no control token left in it."""
+        limit = self.settings.max_tokens
+        if (size := _characters(record)) > TOKEN_CHARACTERS * limit:
+            detail = f"{size} characters, more than {TOKEN_CHARACTERS} for each of {limit} tokens"
+            return _overlong(record, detail, self.settings.overlong)
         if not self.view.holds(record.messages):
             return _refuse(record, "not_in_view", f"{len(record.messages)} turns in view {self.settings.view}")
         if record.whole and (words := self.counter.refusal(record.messages)) is not None:
@@ -345,7 +358,8 @@ class TaskWork:
         beat()
         for record, tokens in zip(batch, counts, strict=True):
             if tokens > self.settings.max_tokens:
-                loaded.rejects.append(_overlong(record, tokens, self.settings.max_tokens, self.settings.overlong))
+                detail = f"{tokens} tokens of {self.settings.max_tokens}"
+                loaded.rejects.append(_overlong(record, detail, self.settings.overlong))
             else:
                 (loaded.whole if record.whole else loaded.plain).append(record.counted(tokens))
 
@@ -384,8 +398,11 @@ def _passed(record: Record) -> Sample:
     )
 
 
-def _overlong(record: Record, tokens: int, limit: int, policy: Overlong) -> Reject:
-    detail = f"{tokens} tokens of {limit}"
+def _characters(record: Record) -> int:
+    return sum([len(message.content) for message in record.messages])
+
+
+def _overlong(record: Record, detail: str, policy: Overlong) -> Reject:
     if policy == "fail":
         raise InputError(
             f"{record.source.file} row {record.source.row}: the record alone has {detail}. Raise --max-tokens, or "

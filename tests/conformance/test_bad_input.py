@@ -139,6 +139,12 @@ class TestRecordsAreRejected:
         write_jsonl(tmp_path / "in" / "a.jsonl", GOOD)
         refused(job("--max-tokens", "4"), 5, "40 of 40 records (100.0%)", "overlong 40", "more tokens than the budget")
 
+    def test_a_record_far_beyond_the_budget_is_not_counted(self, job: Run, tmp_path: Path) -> None:
+        write_jsonl(tmp_path / "in" / "a.jsonl", [*GOOD, {"prompt": "x", "completion": "y" * 20_000_000}])
+        assert job("--max-reject-share", "0.5").returncode == 0
+        rows = [row for file in (tmp_path / "out" / "rejects").iterdir() for row in pq.read_table(file).to_pylist()]
+        assert [row["detail"] for row in rows] == ["20000001 characters, more than 256 for each of 2048 tokens"]
+
     def test_an_overlong_record_fails_the_run_where_it_is_told_to(self, job: Run, tmp_path: Path) -> None:
         write_jsonl(tmp_path / "in" / "a.jsonl", [*GOOD, {"prompt": "word " * 3000, "completion": "y"}])
         refused(job("--overlong", "fail"), 3, "a.jsonl row 40", "tokens of 2048", "--max-tokens", "--overlong reject")

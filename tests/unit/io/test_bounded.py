@@ -52,6 +52,7 @@ CASES = {
     "blank.jsonl.zst": (120, "used"),
     "values.jsonl": (150, "too_complex used"),
     "deep.json": (20, "too_complex used"),
+    "wide.jsonl": (200, "used"),
 }
 """Name -> MiB at most, and what is said of it at the end."""
 
@@ -73,6 +74,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, s
     write("blank.jsonl.zst", zstandard.compress(b"\n" * (6 << 20)), zstandard.compress(ROW))
     write("values.jsonl", b'{"prompt": [', b"[]," * (4 << 20), b"0]}\n", ROW)
     write("deep.json", b"[", b"[" * 100_000, b"]" * 100_000, b",", ROW, b"]")
+    write("wide.jsonl", (ROW[:-2] + b', "more": [' + b"[]," * 200_000 + b"0]}\n") * 100)
     command = [sys.executable, "-c", READ, str(folder), *CASES]
     environment = job_environment(OMP_NUM_THREADS="1", MALLOC_ARENA_MAX="1")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
