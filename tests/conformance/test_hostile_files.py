@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 from click.testing import CliRunner
 
 from mosaic_ray.cli import app
@@ -74,6 +75,15 @@ def checked(source: object, output: str, files: Sequence[str], read: Callable[[s
     assert (again.error, json.loads(read("manifest.json"))) == (None, manifest)
 
 
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[S3Server]:
+    server = S3Server(tmp_path / "server.log")
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield server
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
 class TestNames:
     def test_of_files_on_a_disk(self, tmp_path: Path) -> None:
         for number, stem in enumerate(LOCAL):
@@ -97,12 +107,6 @@ class TestNames:
         output = f"out/{WORST}".replace("\n", "")
         files = [f"{stem}.jsonl" for stem in KEYS]
         checked(f"s3://{bucket}/in/", f"s3://{bucket}/{output}", files, lambda n: server.read(bucket, f"{output}/{n}"))
-
-    @pytest.fixture
-    def server(self, tmp_path: Path) -> Iterator[S3Server]:
-        server = S3Server(tmp_path / "server.log")
-        yield server
-        server.stop()
 
 
 class TestLinks:
