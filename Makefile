@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+MORE := $(shell $(PYTHON) -c "import os; print(1 + (os.cpu_count() or 1))")
 # Flags for bench: see tests/benchmarks/bench.py --help.
 BENCH_ARGS ?=
 # Flags for teach: see tests/experiments/teach.py --help.
@@ -23,12 +24,13 @@ demo: $(VENV)/run.done
 	@echo "manifest     $(DEMO)/manifest.json"
 	@echo "their source mosaic_ray/embedded/corpus/"
 
-# On all processors. What starts clusters and servers does so once a file, so a file stays together.
+# On all processors. What starts clusters and servers does so once a file, so a file stays together; and it waits a lot,
+# so one more runs than there are processors.
 test: $(VENV)/test.done lint
 	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/golden
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile \
+	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile \
 		--ignore tests/unit --ignore tests/golden --ignore tests/integration
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/integration
+	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile tests/integration
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .

@@ -206,7 +206,10 @@ def started(folder: Path, installed: Path) -> Iterator[dict[str, Server]]:
 def main(seed: int, scale: float, quick: bool, only: str, trial: int | None) -> None:
     console = Console(width=WIDTH)
     began = time.monotonic()
-    servers.install(INSTALLED)
+    try:
+        servers.install(INSTALLED)
+    except RuntimeError as failure:
+        raise click.ClickException(f"a server could not be installed: {failure}") from failure
     folder = Path(tempfile.mkdtemp(prefix="ch", dir="/tmp"))
     _clean_environment(folder)
     try:
