@@ -11,7 +11,10 @@ TEACH_ARGS ?=
 # Flags for chaos: see tests/chaos/chaos.py --help.
 CHAOS_ARGS ?=
 
-.PHONY: demo test lint bench teach chaos clean
+# Seconds that each target is fuzzed for.
+FUZZ_SECONDS ?= 60
+
+.PHONY: demo test lint bench teach chaos fuzz clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -46,6 +49,12 @@ teach: $(VENV)/test.done
 chaos: $(VENV)/test.done
 	$(BIN)/python -m tests.chaos.chaos $(CHAOS_ARGS)
 
+fuzz: $(VENV)/test.done
+	$(BIN)/python -m pip install --quiet --editable '.[fuzz]'
+	for target in start jsonl array packing shapes file parquet; do \
+		$(BIN)/python tests/fuzz/fuzz.py $$target --seconds $(FUZZ_SECONDS) || exit 1; \
+	done
+
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -57,4 +66,4 @@ $(VENV)/test.done: $(VENV)/run.done
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(DEMO) .bench build *.egg-info
+	rm -rf $(VENV) $(DEMO) .bench .fuzz build *.egg-info

@@ -1,6 +1,7 @@
 """Fuzz the readers, guided by coverage: bytes from a fuzzer, and a promise that they must not break.
 
-    pip install atheris==3.0.0
+    make fuzz                                            # every target, a minute each
+    pip install -e '.[fuzz]'
     python tests/fuzz/fuzz.py jsonl --seconds 600        # or array, packing, shapes, file, parquet, start
     python tests/fuzz/fuzz.py file CRASH                 # one input again: the file that a finding left behind
 
