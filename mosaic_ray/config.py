@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mosaic_ray.errors import SettingsError
 from mosaic_ray.io.patience import PATIENCE
 from mosaic_ray.methods.base import Method
-from mosaic_ray.runtime.watch import STALL_SECONDS
+from mosaic_ray.pulse import STALL_SECONDS
 
 EMBEDDED = "embedded"
 """The name that stands for the corpus, or the tokenizer, that the package ships."""

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from typing import Final
+
+STALL_SECONDS: Final = 600.0
+"""How long work may go without a step, unless told otherwise."""
 
 _beats = 0
 _beside = threading.local()

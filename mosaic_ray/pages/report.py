@@ -14,7 +14,7 @@ from mosaic_ray.pages.markup import block, in_code, table
 from mosaic_ray.pages.style import CSS
 from mosaic_ray.pages.text import counted, escaped, setting, share, size
 from mosaic_ray.records import REASONS, Message
-from mosaic_ray.runtime.task import receipt_path
+from mosaic_ray.runtime.receipt import receipt_path
 
 _MOST_FILES: Final = 50
 _MOST_SOURCES: Final = 100

@@ -34,9 +34,10 @@ from mosaic_ray.runtime.lease import Lease, hold, remove_unfinished
 from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
+from mosaic_ray.runtime.receipt import RECEIPTS
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
 from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, find_input, stored_inventory, take_stock
-from mosaic_ray.runtime.task import RECEIPTS, task_item
+from mosaic_ray.runtime.task import task_item
 from mosaic_ray.runtime.viewing import FinishView, finished_view, make_view
 
 log = logging.getLogger("mosaic_ray")

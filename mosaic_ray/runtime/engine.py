@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 from mosaic_ray.errors import Interrupted, MosaicError, TaskError
-from mosaic_ray.runtime.watch import STALL_SECONDS, resident_bytes, size, watched
+from mosaic_ray.pulse import STALL_SECONDS
+from mosaic_ray.runtime.watch import resident_bytes, size, watched
 
 T = TypeVar("T")
 Item = TypeVar("Item")

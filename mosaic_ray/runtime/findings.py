@@ -15,9 +15,9 @@ from mosaic_ray.io.manifest import dataset_digest, inventory_entry
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.driver import plan_entry
 from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.receipt import rejects_path
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.stats import Totals
-from mosaic_ray.runtime.task import rejects_path
 
 SHOWN: Final = 20
 """Problems kept in words; any more are only counted."""

@@ -21,8 +21,8 @@ from mosaic_ray.io.manifest import Entries
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.records import REASONS
 from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.receipt import RECEIPTS, Receipt, receipt_path
 from mosaic_ray.runtime.stats import Totals
-from mosaic_ray.runtime.task import RECEIPTS, Receipt, receipt_path
 
 _READERS: Final = 16
 _PART: Final = np.dtype(

@@ -24,6 +24,7 @@ from ray import cloudpickle
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError
 
 from mosaic_ray.errors import SettingsError
+from mosaic_ray.pulse import STALL_SECONDS
 from mosaic_ray.runtime.crew import Berth, Crew, Loss
 from mosaic_ray.runtime.engine import PASSED_ON, Failure, Item, Result, Work, Workers, prepare, short
 from mosaic_ray.runtime.joining import (
@@ -38,7 +39,7 @@ from mosaic_ray.runtime.joining import (
     token_found,
 )
 from mosaic_ray.runtime.rounds import Round
-from mosaic_ray.runtime.watch import STALL_SECONDS, size, watched
+from mosaic_ray.runtime.watch import size, watched
 
 _OBJECT_STORE_BYTES: Final = 128 << 20
 """Of a private Ray. The default is 30% of the memory, and nothing but small results passes through the store."""

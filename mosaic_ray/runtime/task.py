@@ -11,12 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-import orjson
 import pyarrow as pa
 
 from mosaic_ray.config import Overlong, Settings
@@ -33,6 +32,7 @@ from mosaic_ray.methods.base import Method
 from mosaic_ray.pulse import beat
 from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Sample, Source
 from mosaic_ray.runtime.plan import Part, Plan, TaskSpec
+from mosaic_ray.runtime.receipt import Receipt, receipt_path, rejects_path
 from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.seeding import Key
 from mosaic_ray.tokens import MiscountError, TokenCounter, TokenizerSpec
@@ -72,68 +72,6 @@ def task_item(plan: Plan, spec: TaskSpec) -> TaskItem:
         cells=tuple((replace(plan.files[n], cells=CellTable()), cells) for n, cells in spec.cells),
         parts=tuple(plan.parts(spec.index)),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What a task did; once it is in place the task is done and never runs again.
-
-    run: fingerprint of the run that the task belongs to.
-    inputs: file name, first row and end row (exclusive) of every stretch it read.
-    records: usable and rejected; ``whole`` were passed through, ``trimmed`` cut to their first turn, ``escaped`` had
-        control tokens disarmed or taken out.
-    rejects: number by reason.
-    parts: one a epoch: name, rows, tokens, bytes, sha256, content_digest, and the :class:`Totals` of it.
-    rejects_part: the same of the file of rejects, or None where there are none.
-    seconds: of reading and counting, composing, writing.
-    whole_because: why texts were counted whole rather than by pieces, which is slower; None where they were not.
-    retries: requests to a store that were made again, by cause.
-    """
-
-    task: int
-    run: str
-    inputs: list[tuple[str, int, int]]
-    records: int
-    whole: int
-    trimmed: int
-    escaped: int
-    rejects: dict[str, int]
-    parts: list[dict[str, Any]]
-    rejects_part: dict[str, Any] | None
-    seconds: dict[str, float] = field(default_factory=dict)
-    whole_because: str | None = None
-    retries: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def rejected(self) -> int:
-        return sum(self.rejects.values())
-
-    def to_json(self) -> bytes:
-        return canonical_json(asdict(self)).encode("utf-8")
-
-    @classmethod
-    def from_json(cls, data: bytes) -> Receipt:
-        """Raises ValueError where the bytes are not a receipt."""
-        try:
-            receipt = cls(**orjson.loads(data))
-            for part in receipt.parts:
-                Totals().merge(part["totals"])
-            for part in (*receipt.parts, *filter(None, [receipt.rejects_part])):
-                _ = part["name"], part["rows"], part["bytes"], part["sha256"], part["content_digest"]
-        except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"not a receipt: {error}") from error
-        return receipt
-
-
-RECEIPTS: Final = "_mosaic/receipts"
-
-
-def receipt_path(task: int) -> str:
-    return f"{RECEIPTS}/task-{task:05d}.json"
-
-
-def rejects_path(task: int) -> str:
-    return f"rejects/task-{task:05d}.parquet"
 
 
 @dataclass

@@ -24,10 +24,11 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.findings import Findings, count_problems, differences, kept_problems, listed
 from mosaic_ray.runtime.plan import Part
 from mosaic_ray.runtime.progress import Progress
+from mosaic_ray.runtime.receipt import rejects_path
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.runtime.stats import Totals
 from mosaic_ray.runtime.stock import kept_inventory, stored_inventory
-from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, mosaic_id, rejects_path, task_item
+from mosaic_ray.runtime.task import Loaded, TaskItem, TaskWork, mosaic_id, task_item
 from mosaic_ray.seeding import Key
 from mosaic_ray.views import REJECT_SCHEMA
 

@@ -23,9 +23,6 @@ from mosaic_ray.pulse import beats
 
 T = TypeVar("T")
 
-STALL_SECONDS: Final = 600.0
-"""How long work may go without a step, unless told otherwise."""
-
 GRACE_SECONDS: Final = 10.0
 """How long work that was told to stop may take to clean up, before it is told again."""
 

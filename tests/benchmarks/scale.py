@@ -44,9 +44,10 @@ from mosaic_ray.runtime import driver, stock
 from mosaic_ray.runtime.ledger import Ledger
 from mosaic_ray.runtime.plan import Plan, cell_records
 from mosaic_ray.runtime.ray_engine import RayEngine
+from mosaic_ray.runtime.receipt import RECEIPTS, Receipt, receipt_path
 from mosaic_ray.runtime.run import Run, open_run
 from mosaic_ray.runtime.stats import TOKEN_BUCKET, Totals
-from mosaic_ray.runtime.task import RECEIPTS, Receipt, receipt_path, task_item
+from mosaic_ray.runtime.task import task_item
 
 T = TypeVar("T")
 

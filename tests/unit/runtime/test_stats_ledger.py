@@ -22,8 +22,8 @@ from mosaic_ray.io.storage import Storage
 from mosaic_ray.records import Message, Sample, Source
 from mosaic_ray.runtime.ledger import Ledger, read_receipt
 from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.receipt import Receipt, receipt_path, rejects_path
 from mosaic_ray.runtime.stats import TOKEN_BUCKET, Totals, perfect_shuffle_share
-from mosaic_ray.runtime.task import Receipt, receipt_path, rejects_path
 
 PAIR = (Message("user", "q"), Message("assistant", "a"))
 RUN = "v1:this"

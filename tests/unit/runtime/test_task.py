@@ -24,16 +24,8 @@ from mosaic_ray.methods.base import Measure, Method
 from mosaic_ray.methods.mosaic import MosaicMethod
 from mosaic_ray.records import REASONS, Message, Record, Sample
 from mosaic_ray.runtime.plan import Plan, cell_records
-from mosaic_ray.runtime.task import (
-    Receipt,
-    TaskItem,
-    TaskWork,
-    mosaic_id,
-    receipt_path,
-    rejects_path,
-    row_spans,
-    task_item,
-)
+from mosaic_ray.runtime.receipt import Receipt, receipt_path, rejects_path
+from mosaic_ray.runtime.task import TaskItem, TaskWork, mosaic_id, row_spans, task_item
 from mosaic_ray.seeding import Key
 from mosaic_ray.tokens import TokenCounter, TokenizerSpec, load_tokenizer
 from mosaic_ray.views import REJECT_SCHEMA

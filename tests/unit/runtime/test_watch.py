@@ -21,8 +21,8 @@ from pydantic import ValidationError
 
 from mosaic_ray.config import Execution
 from mosaic_ray.errors import StalledError, TaskError
-from mosaic_ray.pulse import beat, beats
-from mosaic_ray.runtime.watch import STALL_SECONDS, resident_bytes, watched
+from mosaic_ray.pulse import STALL_SECONDS, beat, beats
+from mosaic_ray.runtime.watch import resident_bytes, watched
 
 T = TypeVar("T")
 
