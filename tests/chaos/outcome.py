@@ -52,6 +52,7 @@ class Verdict:
     flaws: the promises that were broken.
     equal, balanced: of the data set that stood in the end.
     told: the words of the refusal. struck: requests that a fault was done to.
+    retries: requests made again, by cause, as the manifest has them.
     """
 
     ending: Ending
@@ -60,6 +61,7 @@ class Verdict:
     balanced: bool = True
     told: str = ""
     struck: int = 0
+    retries: Mapping[str, int] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import threading
@@ -152,6 +153,7 @@ class Stores:
             balanced=made is not None and made.balanced,
             told=told,
             struck=len(proxy.struck),
+            retries=json.loads(files["manifest.json"])["retries"] if made is not None else {},
             seconds=time.monotonic() - began,
         )
 

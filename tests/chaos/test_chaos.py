@@ -53,6 +53,8 @@ def test_a_run_outlives_every_fault_that_passes(stores: Stores, server: S3Server
     verdict = stores.run(trial, server, SEED)
     assert verdict is not None
     assert (verdict.ending, verdict.flaws, verdict.struck) == ("survived", (), ALL)
+    assert verdict.retries.keys() <= {"throttled", "server error", "connection", "timeout", "truncated", "garbled"}
+    assert 3 <= sum(verdict.retries.values()) <= 2 * ALL  # those after the manifest was made are in no manifest
 
 
 @pytest.mark.parametrize(
