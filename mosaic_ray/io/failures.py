@@ -34,7 +34,8 @@ _PASSING: Final[Mapping[str, frozenset[str]]] = {
     "server error": frozenset(("InternalError", "InternalFailure", "OperationAborted", "ConditionalRequestConflict",
                                "500", "502", "504", "409")),
     "timeout": frozenset(("RequestTimeout", "RequestTimeoutException", "408", "ReadTimeoutError", "ConnectTimeoutError",
-                          "FSTimeoutError", "TimeoutError", "ServerTimeoutError", "SocketTimeoutError")),
+                          "FSTimeoutError", "TimeoutError", "ServerTimeoutError", "SocketTimeoutError", "ReadTimeout",
+                          "ConnectTimeout")),
     "connection": frozenset(("EndpointConnectionError", "ConnectionClosedError", "HTTPClientError", "ClientOSError",
                              "ProxyConnectionError", "ClientConnectorError", "ServerDisconnectedError",
                              "ConnectionError")),
@@ -77,6 +78,8 @@ class TruncatedError(OSError):
 def cause_of(failure: BaseException) -> str | None:
     """Why a request failed in a way that may pass; None for a failure that will not."""
     code = code_of(failure)
+    if code.isdecimal() and int(code) > 503:
+        return "server error"
     if code and code not in _ANY_PASSING:
         return None
     names = {kind.__name__ for link in _chain(failure) for kind in type(link).__mro__} | {code}
@@ -99,7 +102,10 @@ def explain(
         from a missing key, and wrong credentials from a missing permission.
     """
     if protocol in S3 and code_of(failure) in ("", "403", "404"):
-        failure = (isinstance(failure, FileNotFoundError | PermissionError) and probe()) or failure
+        told = probe() if isinstance(failure, FileNotFoundError | PermissionError) else None
+        # That the bucket may not be listed says nothing of a key that is not there.
+        if told is not None and (not isinstance(failure, FileNotFoundError) or code_of(told) != "AccessDenied"):
+            failure = told
     return f"{uri}: {_cause(failure, uri, protocol, options)}."
 
 
@@ -108,9 +114,9 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
     names = {type(link).__name__ for link in _chain(failure)}
     bucket = uri.partition("://")[2].partition("/")[0]
     if code == "NoSuchBucket":
-        return f"there is no bucket {bucket!r} at {_endpoint(options)}; create it, or correct the address"
+        return f"there is no bucket {bucket!r} at {endpoint(options)}; create it, or correct the address"
     if code in _BAD_CREDENTIALS:
-        return (f"{_endpoint(options)} does not accept the credentials ({code}); correct AWS_ACCESS_KEY_ID and "
+        return (f"{endpoint(options)} does not accept the credentials ({code}); correct AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or the profile named by AWS_PROFILE")  # fmt: skip
     if names & _NO_CREDENTIALS:
         return (
@@ -118,7 +124,7 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
             "AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or the storage option anon=true for a public bucket"
         )
     if names & _UNREACHABLE or isinstance(failure, ConnectionError | TimeoutError | socket.gaierror):
-        return (f"{_endpoint(options) if protocol in S3 else 'the store'} cannot be reached "
+        return (f"{endpoint(options) if protocol in S3 else 'the store'} cannot be reached "
                 f"({type(failure).__name__}); check the address, the network and AWS_ENDPOINT_URL")  # fmt: skip
     if "NoFileError" in names:
         return "this is a pipe, a socket or a device, where a file is needed; correct the address, or remove it"
@@ -140,7 +146,7 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
     cause = cause_of(failure)
     if cause is not None:
         return (
-            f"{_endpoint(options) if protocol in S3 else 'the store'} kept failing ({cause}: "
+            f"{endpoint(options) if protocol in S3 else 'the store'} kept failing ({cause}: "
             f"{code or type(failure).__name__}); see its own log, and start again: the same command goes on"
         )
     first_line = re.sub(r"://[^/@\s]*@", "://", str(failure).partition("\n")[0])[:200]
@@ -156,14 +162,24 @@ def _chain(failure: BaseException | None) -> Iterator[BaseException]:
 
 
 def code_of(failure: BaseException) -> str:
-    """The code of the S3 answer behind a failure; empty where there was none."""
+    """The code of the answer behind a failure, else its HTTP status; empty where there was no answer."""
     for link in _chain(failure):
         response = getattr(link, "response", None)
         if isinstance(response, Mapping):
-            return str(response.get("Error", {}).get("Code", ""))
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            return str(response.get("Error", {}).get("Code", "") or (status if status >= 400 else ""))
+        status = getattr(link, "status", None)  # of aiohttp, below other file systems
+        if isinstance(status, int) and status >= 400:
+            return str(status)
     return ""
 
 
-def _endpoint(options: Mapping[str, str | bool]) -> str:
+def lacks_credentials(failure: BaseException) -> bool:
+    """Whether none were found, which may pass where they come from a service."""
+    return bool({type(link).__name__ for link in _chain(failure)} & (_NO_CREDENTIALS | {"MetadataRetrievalError"}))
+
+
+def endpoint(options: Mapping[str, str | bool]) -> str:
+    """Which S3 service the options and the environment lead to, fit to be shown."""
     address = options.get("endpoint_url") or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return re.sub(r"://[^/@]*@", "://", str(address)) if address else "the S3 service"

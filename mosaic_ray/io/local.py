@@ -18,7 +18,7 @@ from mosaic_ray.io.failures import NoFileError
 from mosaic_ray.io.store import READ_AHEAD, FileInfo, file_info
 
 _STRAY: Final = re.compile(r"^\..+\.\d+\.[0-9a-f]{8}\.tmp$")
-_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class LocalStore:
@@ -31,7 +31,10 @@ class LocalStore:
         return file_info({"size": state.st_size, "mtime": state.st_mtime})
 
     def exists(self, full: str) -> bool:
-        return os.path.exists(full) and not os.path.isdir(full)
+        try:
+            return not stat.S_ISDIR(os.stat(full).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def require(self, full: str) -> None:
         os.stat(full)
@@ -111,8 +114,7 @@ def _link(made: str, target: str) -> None:
     except OSError as failure:
         if failure.errno not in _NO_LINKS:
             raise
-        if os.path.exists(target):
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), target) from None
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL))  # a disk without links: the name first, then the content
         os.replace(made, target)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
@@ -20,6 +21,8 @@ FORMAT_VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 VIEWS: Final = "views"
 """Where the further views of a data set lie, each a data set of its own."""
+
+_ASKERS: Final = 16
 
 
 def data_set_of(view: Storage) -> Storage:
@@ -126,6 +129,21 @@ def read_manifest(output: Storage) -> dict[str, Any]:
             f"{output.uri(MANIFEST)}: format version {version}, where this version of mosaic_ray reads {FORMAT_VERSION}"
         )
     return dict(manifest)
+
+
+def compared(output: Storage, manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The parts of a manifest that are not there or not of the size stated; and what is there and no part."""
+    sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
+    entries = chain(manifest["parts"], manifest["rejects"]["parts"])
+    missing = [entry for entry in entries if sizes.pop(entry["name"], None) != entry["bytes"]]
+    with ThreadPoolExecutor(_ASKERS) as pool:  # a listing may be stale
+        there = pool.map(lambda entry: _has(output, entry["name"], entry["bytes"]), missing)
+        lost = [entry["name"] for entry, found in zip(missing, there, strict=True) if not found]
+    return lost, list(sizes)
+
+
+def _has(output: Storage, name: str, size: int) -> bool:
+    return output.exists(name) and output.info(name).size == size
 
 
 def _require(manifest: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from secrets import SystemRandom
 from threading import Lock
 from typing import Final, TypeVar
 
-from mosaic_ray.io.failures import cause_of
+from mosaic_ray.io.failures import cause_of, lacks_credentials
 from mosaic_ray.pulse import beat
 
 T = TypeVar("T")
@@ -106,6 +106,8 @@ class Attempts:
     def pause(self, failure: Exception) -> float | None:
         """Seconds to wait before the next try; None where the failure will not pass or the ceiling is reached."""
         cause = cause_of(failure)
+        if self._patience.answered and lacks_credentials(failure):  # there were some
+            cause = "credentials"
         if cause is None:
             return None
         self._longest = min(2 * self._longest, LONGEST_PAUSE)

@@ -147,7 +147,7 @@ def _batches(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
 def _spans(file: InputFile, spans: Sequence[tuple[int, int]], source: Storage) -> Iterator[Row]:
     etag = _unchanged(file, source)
     yield from (_parquet if file.format == "parquet" else _elements)(file, spans, source, etag)
-    if etag is None:  # nothing kept the file from being replaced in the meantime
+    if not source.pins:  # nothing kept the file from being replaced in the meantime
         _unchanged(file, source)
 
 

@@ -134,14 +134,11 @@ class S3Store:
         self._put(full, len(data), lambda start, end: data[start:end], exclusive=exclusive)
 
     def put_file(self, full: str, made: str, *, exclusive: bool) -> None:
-        with open(made, "rb") as file:
-            descriptor = file.fileno()
-            self._put(
-                full,
-                os.fstat(descriptor).st_size,
-                lambda start, end: os.pread(descriptor, end - start, start),
-                exclusive=exclusive,
-            )
+        def piece(start: int, end: int) -> bytes:  # opened anew: an upload that was given up may still be reading
+            with open(made, "rb") as file:
+                return os.pread(file.fileno(), end - start, start)
+
+        self._put(full, os.path.getsize(made), piece, exclusive=exclusive)
 
     def delete(self, full: str) -> None:
         bucket, key = _split(full)
@@ -231,8 +228,10 @@ class S3Store:
                 raise TruncatedError(
                     f"bytes {first} to {last}, {len(data)} of them, where {start} to {end - 1} were asked"
                 )
-        else:  # the whole file, from a store that knows no ranges
+        elif answer["ResponseMetadata"]["HTTPStatusCode"] == 200:  # the whole file, from a store that knows no ranges
             data = data[start:end]
+        else:
+            raise TruncatedError("a part of the file, and the store does not say which")
         found = str(answer.get("ETag", "")).strip('"') or None
         if etag is not None and found is not None and found != etag:  # the condition was passed over
             raise ChangedError(full)
@@ -310,7 +309,7 @@ class S3Store:
                 await asyncio.sleep(pause)
                 if cause_of(failure) == "credentials":  # they may have been renewed where they are kept
                     with suppress(Exception):
-                        await self._fs.set_session(refresh=True)
+                        await asyncio.wait_for(self._fs.set_session(refresh=True), seconds)
             else:
                 attempts.succeeded()
                 return answer
@@ -342,6 +341,8 @@ class _File(io.RawIOBase):
             offset = self._at - self._held_at
             if not 0 <= offset < len(self._held):
                 self._held = self._fetch(self._at, min(max(end, self._at + self._ahead), self._size)).data
+                if not self._held:
+                    raise TruncatedError(f"nothing at byte {self._at} of {self._size}")
                 self._held_at, offset = self._at, 0
             piece = self._held[offset : offset + end - self._at]
             pieces.append(piece)

@@ -18,7 +18,7 @@ from typing import IO, Any, BinaryIO, Final, cast
 import fsspec
 
 from mosaic_ray.errors import MosaicError, SettingsError
-from mosaic_ray.io.failures import S3, ChangedError, cause_of, explain
+from mosaic_ray.io.failures import S3, ChangedError, cause_of, endpoint, explain
 from mosaic_ray.io.local import LocalStore
 from mosaic_ray.io.patience import PATIENCE, Patience
 from mosaic_ray.io.remote import RemoteStore
@@ -94,6 +94,11 @@ class Storage:
         else:
             root = str(kind._strip_protocol(uri)).rstrip("/")
         return cls(protocol, root, tuple(sorted((options or {}).items())), error, patience)
+
+    @property
+    def pins(self) -> bool:
+        """Whether an ``etag`` keeps a read to the file that is meant; elsewhere only looking again tells."""
+        return self.protocol in S3
 
     @property
     def local(self) -> bool:
@@ -253,15 +258,21 @@ class Storage:
     def _connect(self) -> Store:
         if self.local:
             return LocalStore()
-        patience = self.__dict__["_patience"] = Patience(self.patience, self.__dict__.get("_answered", False))
+        patience = self._shared_patience
+        patience.answered |= self.__dict__.get("_answered", False)
         if self.protocol in S3:
             return S3Store(dict(self.options), patience)
         return RemoteStore(self.protocol, dict(self.options), patience)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in self.__dict__.items() if name not in ("_held", "_patience")}
-        patience: Patience | None = self.__dict__.get("_patience")
-        return {**state, "_answered": True} if patience is not None and patience.answered else state
+        state = {name: value for name, value in self.__dict__.items() if name != "_held"}
+        return state if self.local or not self._shared_patience.answered else {**state, "_answered": True}
+
+    @property
+    def _shared_patience(self) -> Patience:
+        """That of all storages of one store: if it has answered one of them, it is there."""
+        key = (self.protocol, self.options, endpoint(dict(self.options)), self.patience)
+        return _PATIENCES.setdefault(key, Patience(self.patience))
 
     def _open(self, path: str, *, random: bool, etag: str | None) -> BinaryIO:
         with self._explained(path):
@@ -285,6 +296,7 @@ class Storage:
         return store.probe(self.root) if isinstance(store, S3Store) else None
 
 
+_PATIENCES: Final[dict[object, Patience]] = {}
 _PACKAGES: Final = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs",
                     "hf": "huggingface_hub"}  # fmt: skip
 

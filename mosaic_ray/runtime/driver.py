@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -21,6 +19,7 @@ from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Entries,
+    compared,
     dataset_digest,
     inventory_entry,
     publish_manifest,
@@ -43,7 +42,6 @@ from mosaic_ray.runtime.viewing import FinishView, finished_view, make_view
 log = logging.getLogger("mosaic_ray")
 
 PLAN: Final = "_mosaic/plan.json"
-_ASKERS: Final = 16
 TOLD_REASONS: Final = 5
 """Reasons for counting texts whole that are logged; each receipt has its own."""
 
@@ -114,6 +112,7 @@ def _compose(
 ) -> dict[str, Any]:
     """From the inventory to the published manifest."""
     if run.output.exists(MANIFEST):  # of parts that are lost
+        lease.confirm()
         run.output.delete(MANIFEST)
     with retries_counted() as retries:
         known = known_inventory(run.output) if resumed else []
@@ -126,10 +125,11 @@ def _compose(
         if ledger.done:
             log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
         run_tasks(run, engine, lease, plan, ledger)
-        ledger.retries.update(retries)
+        ledger.retries.update(dict(retries))
     manifest = make_manifest(run, plan, ledger, name, started)
     lease.confirm()
     finish(run, manifest)
+    lease.confirm()
     _clean_up(run, plan, manifest)
     lease.confirm()
     if not publish_manifest(run.output, manifest):
@@ -254,7 +254,7 @@ def _begun(run: Run, *, orderly: bool = True) -> bool:
                 "--output"
             )
         return False
-    done = next(run.output.listing(RECEIPTS), None) is not None
+    done = run.output.exists(MANIFEST) or next(run.output.listing(RECEIPTS), None) is not None
     stored = kept_settings(run.output)["identity"]
     differences = [
         f"{field}: {_short(old)} there, {_short(new)} here" for field, old, new in _differences(stored, run.identity)
@@ -308,21 +308,6 @@ def _clean_up(run: Run, plan: Plan, manifest: Mapping[str, Any]) -> None:
     remove_unfinished(run.output)
     for path in strangers:
         run.output.delete(path)
-
-
-def compared(output: Storage, manifest: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The parts of a manifest that are not there or not of the size stated; and what is there and no part."""
-    sizes = {path: info.size for folder in ("data", "rejects") for path, info in output.listing(folder)}
-    entries = chain(manifest["parts"], manifest["rejects"]["parts"])
-    missing = [entry for entry in entries if sizes.pop(entry["name"], None) != entry["bytes"]]
-    with ThreadPoolExecutor(_ASKERS) as pool:  # a listing may be stale
-        there = pool.map(lambda entry: _has(output, entry["name"], entry["bytes"]), missing)
-        lost = [entry["name"] for entry, found in zip(missing, there, strict=True) if not found]
-    return lost, list(sizes)
-
-
-def _has(output: Storage, name: str, size: int) -> bool:
-    return output.exists(name) and output.info(name).size == size
 
 
 def _publish_json(output: Storage, path: str, value: Mapping[str, Any]) -> None:

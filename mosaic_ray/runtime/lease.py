@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,23 +61,32 @@ class Lease:
     lost: bool = False
     _said: dict[str, Any] = field(default_factory=dict)
 
+    @cached_property
+    def quick(self) -> Storage:
+        """The output, for what had better fail soon than be tried for long."""
+        return replace(self.output, patience=min(PATIENCE, self.output.patience))
+
     def check(self) -> None:
         """As :meth:`confirm`, as far as is known without asking."""
         if self.lost:
             self.confirm()
 
-    def confirm(self) -> None:
-        """Raises ConcurrentRunError where another run has taken this one's place."""
-        if self.output.exists(_path(self.number + 1)):
+    def confirm(self, *, quick: bool = False) -> None:
+        """Raises ConcurrentRunError where another run has taken this one's place. quick: see :attr:`quick`."""
+        output = self.quick if quick else self.output
+        mine = _read(output, self.number)
+        if mine.get("nonce", self._said.get("nonce")) != self._said.get("nonce"):  # the store took two for one
+            raise _busy(output, mine)
+        if output.exists(_path(self.number + 1)):
             raise ConcurrentRunError(
-                f"{self.output.uri()}: another run ({_who(_read(self.output, self.number + 1))}) has taken the place "
+                f"{self.output.uri()}: another run ({_who(_read(output, self.number + 1))}) has taken the place "
                 f"of this one, which was not heard of for {TRUST_SECONDS:.0f} s. That one goes on; there is nothing to "
                 "do here"
             )
 
     def _renew(self, **more: object) -> None:
         self._said = {**self._said, "renewed": self._said["renewed"] + 1, **more}
-        self.output.publish(_path(self.number), _bytes(self._said))
+        self.quick.publish(_path(self.number), _bytes(self._said))
 
 
 @contextmanager
@@ -87,41 +97,36 @@ def hold(output: Storage) -> Iterator[Lease]:
 
     Raises ConcurrentRunError where another run is at work there; to know that can take TRUST_SECONDS.
     """
-    quick = replace(output, patience=min(PATIENCE, output.patience))
     lease = _take(output)
-    lease.output = quick
     over = threading.Event()
     renewing = threading.Thread(target=_keep_renewing, args=(lease, over), daemon=True)
     renewing.start()
     try:
         yield lease
     except BaseException as error:
-        if isinstance(error, MosaicError):
-            _blame_the_successor(lease, error)
-        if not output.local and not lease.lost:
-            remove_unfinished(quick)
+        try:
+            lease.confirm(quick=True)
+            if not output.local:
+                remove_unfinished(lease.quick)
+        except ConcurrentRunError as lost:  # what failed is then what the other run has cleaned up
+            if isinstance(error, MosaicError):
+                raise lost from error
+        except MosaicError:
+            pass
         raise
     finally:
         over.set()
         renewing.join(timeout=PATIENCE)
         with suppress(MosaicError):
-            lease._renew(ended=True)
-
-
-def _blame_the_successor(lease: Lease, error: MosaicError) -> None:
-    """Raise ConcurrentRunError where the lease is lost: what failed is then what the other run has cleaned up."""
-    try:
-        lease.confirm()
-    except ConcurrentRunError as lost:
-        raise lost from error
-    except MosaicError:
-        pass
+            if not lease.lost:
+                lease._renew(ended=True)
 
 
 def remove_unfinished(output: Storage) -> None:
     """Remove what killed writers left in an output, if the store lets that be seen and removed."""
     try:
-        for folder in ("data", "rejects", "_mosaic") if output.local else ("",):
+        # Of a whole bucket, uploads may be anybody's.
+        for folder in ("data", "rejects", "_mosaic") if output.local or "/" not in output.root else ("",):
             output.remove_unfinished(folder)
     except MosaicError as error:
         log.warning("what writers may have left unfinished was not removed: %s", error)
@@ -163,10 +168,13 @@ def _await_end(output: Storage, number: int) -> bool:
         "%s: a run (%s) has not said that it ended; waiting for up to %.0f s to hear of it",
         output.uri(), _who(first), TRUST_SECONDS,
     )  # fmt: skip
-    deadline = time.monotonic() + TRUST_SECONDS
-    while time.monotonic() < deadline:
+    watched = 0.0
+    while watched < TRUST_SECONDS:
         time.sleep(LOOK_SECONDS)
+        asked = time.monotonic()
         now = _read(output, number)
+        # Where the store did not answer, the holder could not write either.
+        watched = watched + LOOK_SECONDS if time.monotonic() - asked < RENEW_SECONDS else 0.0
         if now.get("ended"):
             return bool(now.get("orderly"))
         if now != first or output.exists(_path(number + 1)):
@@ -179,8 +187,12 @@ def _keep_renewing(lease: Lease, over: threading.Event) -> None:
     work_beside()
     while not over.wait(RENEW_SECONDS):
         with suppress(MosaicError):  # the next may succeed; what counts is asked for before anything is published
+            try:
+                lease.confirm(quick=True)
+            except ConcurrentRunError:
+                lease.lost = True
+                return
             lease._renew()
-            lease.lost = lease.output.exists(_path(lease.number + 1))
 
 
 def _busy(output: Storage, holder: dict[str, Any]) -> ConcurrentRunError:

@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 
 from mosaic_ray import __version__
 from mosaic_ray.config import TOKEN_VIEWS, ViewSpec
-from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError, TaskError, VerificationError
+from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError, StorageError, TaskError, VerificationError
 from mosaic_ray.fingerprint import canonical_json, fingerprint
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     VIEWS,
+    compared,
     dataset_digest,
     publish_manifest,
     read_manifest,
@@ -155,6 +156,7 @@ def make_view(
         )
     work = ViewWork(run=name, spec=spec, source=source, tokenizer=run.tokenizer, samples=run.output, output=output)
     if output.exists(MANIFEST):  # of parts that are lost
+        lease.confirm()
         output.delete(MANIFEST)
     output.publish(VIEW, orjson.dumps(identity, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     parts = manifest["parts"]
@@ -168,6 +170,11 @@ def make_view(
     made = _manifest(run, manifest, identity, [done[part["name"]] for part in parts], started, view.ends_turn)
     finish(output, made)
     remove_unfinished(output)
+    lost, _ = compared(output, made)
+    if lost:
+        raise StorageError(
+            f"{output.uri(lost[0])} is not in place, though it was written. The same command makes it again"
+        )
     lease.confirm()
     if not publish_manifest(output, made):
         raise ConcurrentRunError(
@@ -213,8 +220,7 @@ def finished_view(run: Run, manifest: Mapping[str, Any], spec: ViewSpec) -> dict
     if not output.exists(MANIFEST):
         return None
     made = read_manifest(output)
-    sizes = {path: info.size for path, info in output.listing("data")}
-    if any(sizes.get(part["name"]) != part["bytes"] for part in made["parts"]):
+    if compared(output, made)[0]:
         log.warning("%s: parts are lost; they are made again", output.uri())
         return None
     return made

@@ -165,6 +165,30 @@ def test_one_that_was_believed_dead_finds_out(output: Storage) -> None:
             lease.check()
 
 
+def test_two_that_a_store_took_for_one_are_told_apart(output: Storage) -> None:
+    """Where it ignored the condition of both, and each saw its own lease at first."""
+    with hold(output) as lease:
+        stranger(output, 1, nonce="another")
+        with pytest.raises(ConcurrentRunError, match=r"another run \(process 7 on elsewhere\) is at work on it"):
+            lease.confirm()
+        deadline = time.monotonic() + 10
+        while not lease.lost:
+            assert time.monotonic() < deadline, "the lease is not looked after"
+            time.sleep(0.05)
+    assert said(output, 1)["nonce"] == "another"
+
+
+def test_what_fails_because_another_took_over_says_so(output: Storage) -> None:
+    def run() -> None:
+        with hold(output):
+            stranger(output, 2)
+            raise InputError("the copy is gone")
+
+    with pytest.raises(ConcurrentRunError, match="has taken the place") as failed:
+        run()
+    assert str(failed.value.__cause__) == "the copy is gone"
+
+
 def test_a_damaged_lease_is_of_nobody_known(output: Storage) -> None:
     output.publish(f"{LEASES}/00001.json", b'{"host": "else')
     with hold(output) as lease:
@@ -180,5 +204,5 @@ def test_a_listing_that_is_stale_does_no_harm(output: Storage, monkeypatch: pyte
 
 
 def test_checking_asks_nothing_as_long_as_all_is_well(tmp_path: Path) -> None:
-    lease = Lease(Storage.at(str(tmp_path / "gone"), error=StorageError), 1, True)
+    lease = Lease(Storage.at(str(tmp_path / "gone"), error=StorageError), 1, orderly=True)
     lease.check()

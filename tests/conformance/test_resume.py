@@ -173,6 +173,17 @@ def test_another_tokenizer_in_the_output_is_noticed(job: Job, tmp_path: Path, ru
     assert "not the tokenizer that the run was made with" in done.stderr
 
 
+def test_a_finished_one_without_receipts_is_not_replaced(job: Job, tmp_path: Path) -> None:
+    assert job("--seed", "1").returncode == 0
+    shutil.rmtree(tmp_path / "out" / "_mosaic" / "receipts")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    done = job("--seed", "2")
+    assert done.returncode == 4
+    assert "holds a run with other settings. They differ in settings.seed: 1 there, 2 here" in done.stderr
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
+    assert "finished already" in job("--seed", "1").stderr
+
+
 def begun(tmp_path: Path, *, ended: bool) -> None:
     """What a run leaves that kept its settings, did nothing, and is gone."""
     for path in (tmp_path / "out" / "_mosaic" / "receipts").iterdir():

@@ -259,6 +259,16 @@ def test_a_read_is_of_the_file_that_is_meant() -> None:
 
 
 @pytest.mark.usefixtures("s3")
+def test_a_store_that_has_answered_is_there_for_every_process() -> None:
+    """An input's storage of the driver is never asked: the workers must not take the store for a wrong address."""
+    asked, never = (Storage.at(f"s3://{BUCKET}/{name}", error=StorageError, patience=77) for name in ("a", "b"))
+    assert b"_answered" not in pickle.dumps(never)
+    asked.publish("f", b"")
+    assert b"_answered" in pickle.dumps(never)
+    assert pickle.loads(pickle.dumps(never)).exists("f") is False
+
+
+@pytest.mark.usefixtures("s3")
 def test_uploads_that_were_not_completed_are_removed() -> None:
     storage = Storage.at(f"s3://{BUCKET}/run", error=StorageError)
     s3 = s3fs.S3FileSystem()

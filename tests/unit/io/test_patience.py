@@ -14,10 +14,11 @@ from mosaic_ray.io.failures import ChangedError, TruncatedError, cause_of
 from mosaic_ray.io.patience import FIRST_CONTACT, Patience, retried, retries_counted
 
 
-def refusal(code: str) -> Exception:
-    """As s3fs hands it on: an OSError whose cause is the store's answer."""
+def refusal(code: str, status: int = 0) -> Exception:
+    """As s3fs hands it on: an OSError whose cause is the store's answer. status: of HTTP, where there is one."""
     error = OSError("as s3fs has it")
-    error.__cause__ = boto.ClientError({"Error": {"Code": code, "Message": "no"}}, "GetObject")
+    told = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    error.__cause__ = boto.ClientError(told, "GetObject")  # type: ignore[arg-type]
     return error
 
 
@@ -41,6 +42,11 @@ class Flaky:
         (refusal("SlowDown"), "throttled"),
         (refusal("503"), "throttled"),
         (refusal("InternalError"), "server error"),
+        (refusal("", 503), "throttled"),
+        (refusal("", 429), "throttled"),
+        (refusal("522"), "server error"),
+        (refusal("NotImplemented", 501), None),
+        (refusal("", 403), None),
         (refusal("ConditionalRequestConflict"), "server error"),
         (refusal("ExpiredToken"), "credentials"),
         (refusal("BadDigest"), "garbled"),
@@ -84,6 +90,17 @@ def test_what_will_not_pass_is_asked_once() -> None:
         Patience(30).persist("s3://b/k", flaky)
     assert flaky.asked == 1
     assert not retries
+
+
+def test_credentials_that_were_there_are_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
+    patience = Patience(30)
+    with pytest.raises(boto.NoCredentialsError):
+        patience.persist("s3://b/k", Flaky(boto.NoCredentialsError()))
+    patience.answered = True
+    with retries_counted() as retries:
+        assert patience.persist("s3://b/k", Flaky(boto.NoCredentialsError())) == "answer"
+    assert retries == {"credentials": 1}
 
 
 def test_the_ceiling_ends_it_with_the_last_failure() -> None:

@@ -268,7 +268,7 @@ def test_the_opening(data: bytes, first: bytes, rest: bytes, skipped: int, size:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (gzip.compress(b"x"), "is packed with gzip; add .gz to its name"),
+        (gzip.compress(b"x", mtime=0), "is packed with gzip; add .gz to its name"),
         (zstandard.compress(b"x"), "is packed with zstd; add .zst to its name"),
         (b"PAR1....", "is a Parquet file; name it .parquet"),
         ("{}".encode("utf-16"), "is UTF-16 text; convert it to UTF-8"),
