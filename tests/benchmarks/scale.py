@@ -119,8 +119,8 @@ def _run(made: Measures, run: Run) -> None:
     """From the answers of the workers that took stock to the manifest."""
     made.step("start, joined to Ray", lambda: None)
     answers: Any = _Answers(cell_records(run.settings.task_records))
-    stock._find = lambda _: _found(made.records, made.files)
-    files = made.step("inventory", lambda: stock.take_stock(run, answers, stock.find_input(run), known=[], stage=None))
+    found = _found(made.records, made.files)
+    files = made.step("inventory", lambda: stock.take_stock(run, answers, found, known=[], stage=None))
     plan = made.step("plan", lambda: run.plan(files))
     name = made.step("fingerprint", lambda: run.fingerprint(plan))
     made.step("keep inventory and plan", lambda: driver.keep(run, plan, name))
@@ -168,12 +168,12 @@ class _Answers:
 
     def map(
         self, _: object, items: Iterable[Sequence[FoundFile]], **__: object
-    ) -> Iterator[tuple[Sequence[FoundFile], list[InputFile]]]:
+    ) -> Iterator[tuple[Sequence[FoundFile], tuple[list[InputFile], dict[str, int]]]]:
         for batch in items:
-            yield batch, pickle.loads(pickle.dumps([_input_file(found, self._cell_records) for found in batch]))
+            yield batch, (pickle.loads(pickle.dumps([_input_file(found, self._cell_records) for found in batch])), {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _FullOutput(Storage):
     """An output in which every part and every receipt of a run is in place."""
 
