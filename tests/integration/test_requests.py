@@ -60,4 +60,4 @@ def test_requests_follow_the_formula(
     assert outputs["PUT"] == plan["parts"] + plan["tasks"] + 7
     assert outputs["LIST"] + outputs["HEAD"] + outputs["GET"] <= CONSTANT + plan["parts"] // 500
     assert outputs["DELETE"] + outputs["POST"] == 0
-    assert leases["PUT"] + leases["HEAD"] + leases["GET"] <= 12 + 2 * seconds / RENEW_SECONDS
+    assert leases["PUT"] + leases["HEAD"] + leases["GET"] <= 12 + 4 * seconds / RENEW_SECONDS
