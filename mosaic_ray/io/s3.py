@@ -100,7 +100,8 @@ class S3Store:
                 yield full, self._head(bucket, key)
 
     def glob(self, pattern: str) -> dict[str, FileInfo | None]:
-        found = self._ask(pattern, lambda: self._fs._glob(pattern, detail=True), seconds=None)
+        # Of many requests, and of any length.
+        found = sync(self._fs.loop, self._persist, pattern, lambda: self._fs._glob(pattern, detail=True), None)
         return {name: None if entry["type"] == "directory" else file_info(entry) for name, entry in found.items()}
 
     def read(self, full: str) -> bytes:
@@ -243,7 +244,7 @@ class S3Store:
         try:
             if size < 2 * PART_BYTES:
                 request = {"Bucket": bucket, "Key": key, "Body": piece(0, size), **condition}
-                self._ask(full, lambda: self._fs._call_s3("put_object", **request), seconds=self._limit(size))
+                self._ask(full, lambda: self._fs._call_s3("put_object", **request), size=size)
             else:
                 sync(self._fs.loop, self._put_parts, full, size, piece, condition)
         except OSError as failure:
@@ -291,9 +292,9 @@ class S3Store:
     def _limit(self, size: int) -> float:
         return self._patience.request_seconds + size / SLOWEST
 
-    def _ask(self, full: str, request: Callable[[], Awaitable[T]], *, seconds: float | None = -1.0) -> T:
-        limit = self._limit(0) if seconds == -1.0 else seconds
-        answer: T = sync(self._fs.loop, self._persist, full, request, limit)
+    def _ask(self, full: str, request: Callable[[], Awaitable[T]], *, size: int = 0) -> T:
+        """The request's answer. size: bytes that it carries."""
+        answer: T = sync(self._fs.loop, self._persist, full, request, self._limit(size))
         return answer
 
     async def _persist(self, full: str, request: Callable[[], Awaitable[T]], seconds: float | None) -> T:

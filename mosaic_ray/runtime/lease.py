@@ -144,7 +144,7 @@ def _take(output: Storage) -> Lease:
     if output.create(_path(lease.number), _bytes({**mine, "renewed": 1})):
         log.warning(
             "%s: the store does not honour conditional writes (If-None-Match), so two runs that begin within the same "
-            "second are not kept apart; both would write the same bytes",
+            "second may both work for some seconds, until each finds out whose the lease is",
             output.uri(),
         )
         time.sleep(LOOK_SECONDS)
