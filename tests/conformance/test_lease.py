@@ -30,7 +30,6 @@ def s3_address() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["file", "memory", "s3"])

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import s3fs
 import torch
 from click.testing import CliRunner
 
@@ -35,7 +34,6 @@ def server(start_s3: Callable[[], S3Server]) -> Iterator[S3Server]:
         for name, value in server.environment.items():
             patch.setenv(name, value)
         yield server
-    s3fs.S3FileSystem.clear_instance_cache()  # those of this process know the address of a server that is gone
 
 
 @pytest.fixture(scope="module")
