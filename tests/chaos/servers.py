@@ -83,7 +83,7 @@ class SeaweedFS(Store):
             "dir": folder,
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 64,
-            "volume.max": 0,
+            "volume.max": 20000,  # each bucket takes some, and a suite has hundreds
             "volume.minFreeSpace": "100MiB",
             "s3": "true",
             "s3.config": folder / "identities.json",

@@ -46,7 +46,9 @@ def _is_in(name: str, root: str) -> bool:
 
 
 def test_the_walk_sees_the_package() -> None:
-    assert {"cli.py", "methods/mosaic/compose.py", "methods/mosaic/checker.py", "runtime/ray_engine.py"} <= set(MODULES)
+    assert {"cli/job.py", "methods/mosaic/compose.py", "methods/mosaic/checker.py", "runtime/ray_engine.py"} <= {
+        *MODULES
+    }
     assert "fsspec" in imports("io/storage.py")
     assert "mosaic_ray.methods.mosaic.templates" in imports("methods/mosaic/compose.py")
 
@@ -84,7 +86,7 @@ def test_who_may_import_what() -> None:
     assert importers("transformers") == {"tokens/load.py"}
     outside = {path for path in importers("mosaic_ray.methods.mosaic") if not path.startswith("methods/mosaic/")}
     assert outside == {"methods/catalog.py"}
-    assert importers("mosaic_ray.methods.catalog") == {"cli.py", "handoff/compose.py"}
+    assert importers("mosaic_ray.methods.catalog") == {"cli/options.py", "cli/finished.py", "handoff/compose.py"}
     assert importers("torch") == {"handoff/workers.py"}
     assert all(path.startswith("handoff/") or path == "__init__.py" for path in importers("mosaic_ray.handoff"))
     assert importers("random") == {"seeding.py"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from mosaic_ray.cli import _yaml_options, app
+from mosaic_ray.cli import app
+from mosaic_ray.cli.options import yaml_options
 from mosaic_ray.config import models_of
 from mosaic_ray.errors import SettingsError
 from mosaic_ray.methods.mosaic import MosaicMethod
@@ -15,13 +16,13 @@ from mosaic_ray.methods.mosaic import MosaicMethod
 
 def test_a_range_of_workers_in_yaml_is_text(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("workers: 1:8\nmax-tokens: 900\nmax_reject_share: 0.5\n")
-    assert _yaml_options(tmp_path / "job.yaml") == {"workers": "1:8", "max_tokens": 900, "max_reject_share": 0.5}
+    assert yaml_options(tmp_path / "job.yaml") == {"workers": "1:8", "max_tokens": 900, "max_reject_share": 0.5}
 
 
 def test_a_yaml_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("- epochs\n")
     with pytest.raises(SettingsError, match="not a mapping of options to values"):
-        _yaml_options(tmp_path / "job.yaml")
+        yaml_options(tmp_path / "job.yaml")
 
 
 @pytest.mark.parametrize("verb", ["run", "plan"])
