@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos import kills, pairs, servers, store_trials
-from tests.chaos.forked import fork_server
 from tests.chaos.outcome import Verdict
 from tests.chaos.site import Server, Site
 from tests.chaos.store import Stores
+from tests.forked import fork_server
 from tests.integration.conftest import S3Server
 
 INSTALLED: Final = Path(sys.prefix) / "chaos"

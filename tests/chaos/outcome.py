@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from tests.forked import Ended
 
 Ending = Literal["survived", "resumed", "lost"]
 
@@ -24,14 +26,6 @@ def _statuses() -> frozenset[int]:
 
 
 STATUSES: Final = _statuses()
-
-
-class Ended(NamedTuple):
-    """How a command ended. status: its exit status; negative for a signal, None where it hung and was killed."""
-
-    status: int | None
-    stdout: str
-    stderr: str
 
 
 @dataclass(frozen=True)

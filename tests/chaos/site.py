@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from tests.chaos import corpora
-from tests.chaos.forked import run_forked
 from tests.chaos.outcome import Ended, Made, made_of, on_disk
 from tests.conftest import job_command
+from tests.forked import run_forked
 
 Kind = Literal["every format", "large", "many tasks"]
 Change = Literal["", "same size", "other size", "gone"]

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from tests.chaos import faults
-from tests.chaos.forked import fork_server
 from tests.chaos.outcome import Ended, Made, flaws_of_finished, flaws_of_refusal, made_of
 from tests.chaos.proxy import Rule
 from tests.chaos.site import Site
 from tests.chaos.store import Scene, Stores, StoreTrial
 from tests.chaos.store_trials import ANY, LIST, READ, TRIALS, WRITE
+from tests.forked import fork_server
 from tests.integration.conftest import S3Server
 
 SEED = 5

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
-from typing import Final
-
-from tests.chaos.outcome import Ended
+from typing import Final, NamedTuple
 
 PRELOADED: Final = (
     "transformers.models.auto.tokenization_auto",  # torch comes along, which is most of a start
@@ -23,6 +21,14 @@ PRELOADED: Final = (
     "mosaic_ray.show",
 )
 LIMIT_SECONDS: Final = 300.0
+
+
+class Ended(NamedTuple):
+    """How a command ended. status: its exit status; negative for a signal, None where it hung and was killed."""
+
+    status: int | None
+    stdout: str
+    stderr: str
 
 
 def fork_server(*more: str) -> ForkServerContext:
