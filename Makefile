@@ -14,7 +14,10 @@ CHAOS_ARGS ?=
 # Seconds that each target is fuzzed for.
 FUZZ_SECONDS ?= 60
 
-.PHONY: demo test lint bench teach chaos fuzz clean
+# Debian's packages whose programs the tests drive: a browser, and a Prometheus.
+PACKAGES := chromium prometheus
+
+.PHONY: demo test packages lint bench teach chaos fuzz cluster-demo clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -29,11 +32,16 @@ demo: $(VENV)/run.done
 
 # On all processors. What starts clusters and servers does so once a file, so a file stays together; and it waits a lot,
 # so one more runs than there are processors.
-test: $(VENV)/test.done lint
-	$(BIN)/python -m pytest --numprocesses auto tests/unit tests/golden
-	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile \
-		--ignore tests/unit --ignore tests/golden --ignore tests/integration
-	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile tests/integration
+test: packages $(VENV)/test.done lint
+	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile --no-loadscope-reorder
+
+packages:
+	@missing=; for package in $(PACKAGES); do command -v $$package >/dev/null || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+		as=; [ "$$(id -u)" = 0 ] || as=sudo; \
+		$$as apt-get update -qq; \
+		$$as env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	fi
 
 lint: $(VENV)/test.done
 	$(BIN)/ruff check .
@@ -54,6 +62,9 @@ fuzz: $(VENV)/test.done
 	for target in start jsonl array packing shapes file parquet; do \
 		$(BIN)/python tests/fuzz/fuzz.py $$target --seconds $(FUZZ_SECONDS) || exit 1; \
 	done
+
+cluster-demo: $(VENV)/test.done
+	$(BIN)/python -m infra.local.cluster_demo
 
 $(VENV)/run.done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -8,7 +8,7 @@ each record is placed once and that no stated count is over the budget; ``verify
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mosaic_ray.records import Message, Record, Sample, Woven
 from mosaic_ray.seeding import Key
@@ -30,6 +30,33 @@ class Measure(Protocol):
         Of several texts, whether the text that they make together does.
         """
         ...
+
+
+class Span(NamedTuple):
+    """Where one tile stands in a text, or, as tile 0, what is said about the tiles; offsets in characters.
+
+    The tile's own text is ``text[inner:inner_end]``; from ``start`` to ``inner`` and from ``inner_end`` to ``end``
+    are the tags around it.
+    """
+
+    tile: int
+    start: int
+    inner: int
+    inner_end: int
+    end: int
+
+
+class Outline(NamedTuple):
+    """Where the tiles of a sample stand.
+
+    instruction, response: the spans of each text from left to right, nothing but white space between them; None where
+        the text does not say for certain.
+    answered: the tiles that the response answers, in its order.
+    """
+
+    instruction: tuple[Span, ...] | None
+    response: tuple[Span, ...] | None
+    answered: tuple[int, ...]
 
 
 class Method(Protocol):
@@ -64,5 +91,13 @@ class Method(Protocol):
 
         sample: ``strategy``, ``kind``, ``params`` (parsed), ``instruction`` and ``response``.
         tiles: its source records, in the order of ``sources``.
+        """
+        ...
+
+    def outline(self, sample: Mapping[str, Any]) -> Outline | None:
+        """Where its tiles stand in a finished sample, as far as it can be told without its source records.
+
+        sample: ``tiles`` (how many), ``params`` (parsed), ``instruction`` and ``response``. None for a sample that is
+        not laid out by this method, such as a record passed through whole.
         """
         ...

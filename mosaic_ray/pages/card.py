@@ -98,11 +98,24 @@ def _about(manifest: Mapping[str, Any]) -> str:
     return f"""# {counted(samples, "sample")} composed of {records}
 
 {filled(outline)}
-
+{_since(manifest)}
 {_ABOUT.get(method, "")}
 No licence is stated here: the texts are those of the source, and so are the rights to them. `report.html` shows
 distributions and samples, `manifest.json` lists every file.
 """
+
+
+def _since(manifest: Mapping[str, Any]) -> str:
+    """What a snapshot is a part of; nothing of any other data set."""
+    since = manifest.get("since")
+    if since is None or since["run"] is None:
+        return ""
+    files = since["files"]
+    said = f"""
+        It is a snapshot: the source files that are new ({files["new"]:,}) or changed ({files["changed"]:,}) since the
+        data set with the digest {code(since["dataset_digest"])}, and to be used with that one and those before it.
+    """
+    return f"\n{filled(said)}\n"
 
 
 def _loading(manifest: Mapping[str, Any]) -> str:

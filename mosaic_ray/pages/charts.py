@@ -11,12 +11,13 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from mosaic_ray.pages.text import compact, escaped, share
+from mosaic_ray.pages.text import changed, compact, escaped, share
 
 _WIDTH: Final = 400
 _LEFT, _RIGHT, _TOP, _BOTTOM, _HEIGHT = 44, 392, 34, 172, 216
 _MOST_BARS, _MOST_NUMBERED = 40, 12
-_BAR_HEIGHT, _LABEL_END, _LONGEST_BAR, _LABEL_CHARACTERS = 26, 158, 148, 24
+_BAR_HEIGHT, _LABEL_END, _LONGEST_BAR, _LABEL_CHARACTERS = 26, 182, 110, 22
+_PAIR_HEIGHT, _PAIR_LEFT, _LONGEST_PAIR = 78, 84, 262
 _THINNEST: Final = 0.004
 
 
@@ -66,10 +67,10 @@ def histogram(bins: Sequence[Bin], *, unit: str, label: str, discrete: bool = Fa
     def y(samples: float) -> float:
         return _BOTTOM - samples / ticks[-1] * (_BOTTOM - _TOP)
 
-    parts = [_text(2, 14, "samples", "start"), _text((_LEFT + _RIGHT) / 2, _BOTTOM + 38, unit, "middle")]
+    parts = [written(2, 14, "samples", "start"), written((_LEFT + _RIGHT) / 2, _BOTTOM + 38, unit, "middle")]
     for tick in ticks:
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        parts.append(_text(_LEFT - 6, y(tick) + 4, compact(tick), "end"))
+        parts.append(written(_LEFT - 6, y(tick) + 4, compact(tick), "end"))
     for piece in bins:
         left, width = x(piece.low) + 0.75, max(0.5, x(piece.high) - x(piece.low) - 1.5)
         span = f"{piece.low:,}" if piece.high == piece.low + 1 else f"{piece.low:,} to {piece.high - 1:,}"
@@ -78,14 +79,15 @@ def histogram(bins: Sequence[Bin], *, unit: str, label: str, discrete: bool = Fa
             f'height="{_BOTTOM - y(piece.samples):.1f}"><title>{span} {unit}: {piece.samples:,} samples</title></rect>'
         )
         if len(bins) <= _MOST_NUMBERED:
-            parts.append(_text(left + width / 2, y(piece.samples) - 4, compact(piece.samples), "middle"))
+            number, middle = compact(piece.samples), left + width / 2
+            parts.append(written(middle, y(piece.samples) - 4, number, "middle", kind="count"))
     step = _step(high - low, 10 if discrete else 5)
     for value in range(-(-low // step) * step, high + (not discrete), step):
-        parts.append(_text(x(value + discrete / 2), _BOTTOM + 16, f"{value:,}", "middle"))
+        parts.append(written(x(value + discrete / 2), _BOTTOM + 16, f"{value:,}", "middle"))
     if budget is not None:
         parts.append(f'<line class="limit" x1="{x(budget):.1f}" x2="{x(budget):.1f}" y1="{_TOP - 12}" y2="{_BOTTOM}"/>')
-        parts.append(_text(x(budget), 14, f"budget {budget:,}", "end"))
-    return _svg(_HEIGHT, label, parts)
+        parts.append(written(x(budget), 14, f"budget {budget:,}", "end"))
+    return picture(_HEIGHT, label, parts)
 
 
 def bars(amounts: Sequence[Amount], *, label: str) -> str:
@@ -95,14 +97,35 @@ def bars(amounts: Sequence[Amount], *, label: str) -> str:
     for row, (name, number, colour) in enumerate(amounts):
         y, length = row * _BAR_HEIGHT, number / most * _LONGEST_BAR
         short = name if len(name) <= _LABEL_CHARACTERS else f"{name[: _LABEL_CHARACTERS - 1]}…"
-        written = f"{number:,}" if number < 100_000 else compact(number)
-        parts.append(_text(_LABEL_END - 8, y + 17, short, "end"))
+        figure = f"{number:,}" if number < 100_000 else compact(number)
+        parts.append(written(_LABEL_END - 8, y + 17, short, "end"))
         parts.append(
             f'<rect class="{colour}" x="{_LABEL_END}" y="{y + 4}" width="{length:.1f}" height="{_BAR_HEIGHT - 8}">'
             f"<title>{escaped(name)}: {number:,}</title></rect>"
         )
-        parts.append(_text(_LABEL_END + length + 6, y + 17, f"{written} · {share(number, total)}", "start"))
-    return _svg(len(amounts) * _BAR_HEIGHT, f"{label}: {_spoken(amounts)}", parts)
+        parts.append(written(_LABEL_END + length + 6, y + 17, f"{figure} · {share(number, total)}", "start"))
+    return picture(len(amounts) * _BAR_HEIGHT, f"{label}: {_spoken(amounts)}", parts)
+
+
+def pairs(rows: Sequence[tuple[str, float, float]], *, label: str, names: tuple[str, str]) -> str:
+    """Before and after, one above the other, each on a scale of its own.
+
+    rows: what is compared, and both numbers of it. names: of the two.
+    """
+    parts, spoken = [], []
+    for row, (what, *numbers) in enumerate(rows):
+        y, most = row * _PAIR_HEIGHT, max(*numbers, 1)
+        parts.append(written(0, y + 14, f"{what}: {changed(*numbers)}", "start", kind="figure"))
+        spoken.append(f"{what} {numbers[0]:,.0f} to {numbers[1]:,.0f}")
+        for line, (name, number, colour) in enumerate(zip(names, numbers, ("c6", "c1"), strict=True)):
+            top, length = y + 22 + line * 22, number / most * _LONGEST_PAIR
+            parts.append(written(_PAIR_LEFT - 8, top + 13, name, "end"))
+            parts.append(
+                f'<rect class="{colour}" x="{_PAIR_LEFT}" y="{top}" width="{length:.1f}" height="17">'
+                f"<title>{escaped(f'{what}, {name}: {number:,.0f}')}</title></rect>"
+            )
+            parts.append(written(_PAIR_LEFT + length + 6, top + 13, compact(number), "start"))
+    return picture(len(rows) * _PAIR_HEIGHT - 10, f"{label}: {'; '.join(spoken)}", parts)
 
 
 def stack(amounts: Sequence[Amount], *, label: str) -> str:
@@ -128,12 +151,15 @@ def _spoken(amounts: Sequence[Amount], total: int | None = None) -> str:
     return "; ".join(f"{amount.name} {amount.number:,}, {share(amount.number, whole)}" for amount in amounts)
 
 
-def _svg(height: int, label: str, parts: Sequence[str]) -> str:
+def picture(height: int, label: str, parts: Sequence[str]) -> str:
+    """A drawing 400 units wide. label: what it says, for those who do not see it."""
     return f'<svg role="img" aria-label="{escaped(label)}" viewBox="0 0 {_WIDTH} {height}">{"".join(parts)}</svg>'
 
 
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(text)}</text>'
+def written(x: float, y: float, text: str, anchor: str, *, kind: str = "") -> str:
+    """A text in a drawing. kind: its class in the page's style."""
+    marked = f' class="{kind}"' if kind else ""
+    return f'<text{marked} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escaped(text)}</text>'
 
 
 def _step(span: int, most: int) -> int:

@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from mosaic_ray.pages.charts import Amount, bars, binned, histogram, stack
+from mosaic_ray.pages.flow import fates, flow
 from mosaic_ray.pages.markup import figure, legend
 from mosaic_ray.pages.style import CATEGORIES
 from mosaic_ray.pages.text import counted, escaped, share
 from mosaic_ray.runtime.stats import TOKEN_BUCKET
 
+_MOST_FILES: Final = 10
+
 
 def records(manifest: Mapping[str, Any]) -> str:
-    """Composed, passed through, rejected: the same in every epoch, for the accounting balances."""
+    """Where the records went: composed, passed through, rejected. The accounting balances, the same in every epoch."""
     epoch, policies = manifest["accounting"]["epochs"][0], manifest["policies"]
-    amounts = (
-        Amount("composed into samples", epoch["composed"], "c1"),
-        Amount("passed through whole", epoch["passed"], "c2"),
-        Amount("rejected", epoch["rejected"], "c3"),
-    )
+    amounts, epochs = fates(manifest), counted(manifest["plan"]["epochs"], "epoch")
     notes = (
         (policies["first_turn_only"], "cut to the first turn"),
         (policies["special_tokens"], "freed of a spelt special token"),
     )
     said = "".join(f" {counted(number, 'record')} {words}." for number, words in notes if number)
+    balance = (
+        f"{epoch['composed']:,} composed + {epoch['passed']:,} passed through + {epoch['rejected']:,} rejected = "
+        f"{counted(manifest['accounting']['records'], 'record')}"
+    )
+    way = figure(
+        "From files to tokens",
+        flow(manifest),
+        f"Heights are records, and from the samples on rows of one epoch. Samples and tokens are those of {epochs}.",
+    )
     return (
-        f"<p>In every epoch: {epoch['composed']:,} composed + {epoch['passed']:,} passed through + "
-        f"{epoch['rejected']:,} rejected = {counted(manifest['accounting']['records'], 'record')}.{said}</p>"
-        f"<figure>{stack(amounts, label='Records of an epoch')}{legend(amounts)}</figure>"
+        f'<div class="charts">{way}<figure><h3>Nothing lost</h3>'
+        f"{stack(amounts, label='Records of an epoch')}{legend(amounts)}"
+        f"<figcaption>In every epoch: {balance}.{said}</figcaption></figure></div>"
     )
 
 
@@ -48,8 +57,11 @@ def distributions(manifest: Mapping[str, Any]) -> str:
     return f'<div class="charts">{"".join(charts)}</div>'
 
 
-def mixing(manifest: Mapping[str, Any]) -> str:
-    """Against what a shuffle of the whole corpus would give."""
+def mixing(manifest: Mapping[str, Any], files: Mapping[int, int]) -> str:
+    """Against what a shuffle of the whole corpus would give.
+
+    files: of the samples of several records that were read, how many draw from so many files.
+    """
     found, samples = manifest["mixing"], manifest["totals"]["samples"]
     mixed, several = found["mixed"], found["several"]
     amounts = (
@@ -61,8 +73,24 @@ def mixing(manifest: Mapping[str, Any]) -> str:
         f"{share(mixed, several)} of the samples of several records hold records of more than one source file. "
         f"A perfect shuffle of the whole source would give {share(found['perfect_shuffle'], 1)}."
     )
-    chart = f"<figure>{stack(amounts, label='Samples by what they hold')}{legend(amounts)}</figure>"
-    return f"<p>{escaped(said)}</p>{chart}" if several else chart
+    chart = f"<figure><h3>Samples by what they hold</h3>{stack(amounts, label='Samples by what they hold')}"
+    charts = [f"{chart}{legend(amounts)}</figure>", _largest(manifest)]
+    if files:
+        bins = binned(files, start=1, width=1, end=max(files) + 1)
+        read = f"Of {counted(sum(files.values()), 'sample')} of several records that were read for this page"
+        drawn = histogram(bins, unit="files in a sample", label=f"Samples by number of files. {read}", discrete=True)
+        charts.append(figure("Files per sample", drawn, f"{read}: how many files each draws from."))
+    return (f"<p>{escaped(said)}</p>" if several else "") + f'<div class="charts">{"".join(charts)}</div>'
+
+
+def _largest(manifest: Mapping[str, Any]) -> str:
+    """The source files with the most records."""
+    files = heapq.nlargest(_MOST_FILES, manifest["inventory"], key=lambda file: file["records"])
+    others = manifest["accounting"]["records"] - sum(file["records"] for file in files)
+    amounts = [Amount(file["name"], file["records"], "c1") for file in files]
+    if others:
+        amounts.append(Amount(f"{counted(len(manifest['inventory']) - len(files), 'other file')}", others, "c6"))
+    return figure("Largest sources", bars(amounts, label="Records by source file"), "Records by source file.")
 
 
 def _tiles(totals: Mapping[str, Any]) -> str:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
-from mosaic_ray.io.parquet import parquet
+import orjson
+
+from mosaic_ray.io.parquet import BATCH_ROWS, parquet
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.pages.card import card
-from mosaic_ray.pages.report import Shown, report
+from mosaic_ray.pages.report import report
+from mosaic_ray.pages.samples import Shown
 from mosaic_ray.pages.view_card import view_card
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import ViewSchema
@@ -20,7 +24,8 @@ T = TypeVar("T")
 CARD: Final = "README.md"
 REPORT: Final = "report.html"
 
-_SAMPLES: Final = 12
+_PARTS: Final = 12
+_SAMPLES: Final = 60
 _REJECTS: Final = 10
 _REJECTS_PARTS: Final = 2
 _REJECTS_READ: Final = 1000
@@ -30,10 +35,12 @@ _REMEDY: Final = "delete it, and the same command makes it again"
 def publish_pages(run: Run, manifest: Mapping[str, Any]) -> None:
     """Publish the card and the report at the root of the run's output.
 
-    Reads the first rows of at most 12 parts and of at most two files of rejects.
+    Reads the first batch of rows of at most 12 parts, and of at most two files of rejects.
     """
-    pages = {CARD: card(manifest), REPORT: report(manifest, _samples(run, manifest), _rejects(run.output, manifest))}
-    for path, text in pages.items():
+    rows = _read_rows(run.output, manifest)
+    files = (len({source["file"] for source in row["sources"]}) for _, _, row in rows if row["tiles"] > 1)
+    page = report(manifest, _shown(run, manifest, _various(rows)), _rejects(run.output, manifest), Counter(files))
+    for path, text in {CARD: card(manifest), REPORT: page}.items():
         run.output.publish(path, text.encode("utf-8"))
 
 
@@ -42,30 +49,60 @@ def publish_view_card(view: Storage, manifest: Mapping[str, Any]) -> None:
     view.publish(CARD, view_card(manifest).encode("utf-8"))
 
 
-def _samples(run: Run, manifest: Mapping[str, Any]) -> list[Shown]:
+class _Row(NamedTuple):
+    """Row ``number`` of a part."""
+
+    part: str
+    number: int
+    row: dict[str, Any]
+
+
+def _read_rows(output: Storage, manifest: Mapping[str, Any]) -> list[_Row]:
     """The first rows of parts spread over the data set."""
-    view = ViewSchema(manifest["settings"]["view"], manifest["tokenizer"]["chat_template"] is not None)
     filled = [number for number, part in enumerate(manifest["parts"]) if part["rows"]]
-    parts = [manifest["parts"][number] for number in _spread(filled, _SAMPLES)]
-    rows_each = [_SAMPLES // len(parts) + (place < _SAMPLES % len(parts)) for place in range(len(parts))]
+    parts = [manifest["parts"][number] for number in _spread(filled, _PARTS)]
 
-    def shown(part: Mapping[str, Any], rows: int) -> list[Shown]:
-        return [
-            Shown(part=part["name"], number=number, messages=view.messages(row), row=row)
-            for number, row in enumerate(_first_rows(run.output, part["name"], rows))
-        ]
+    def read(part: Mapping[str, Any], most: int) -> list[_Row]:
+        return [_Row(part["name"], number, row) for number, row in enumerate(_first_rows(output, part["name"], most))]
 
-    return _joined(shown, parts, rows_each)
+    return _joined(read, parts, [BATCH_ROWS] * len(parts))
+
+
+def _various(rows: Sequence[_Row]) -> list[_Row]:
+    """Some of the rows: of each strategy and kind in turn, so that a rare one is among the first."""
+    turns: Counter[tuple[str, str | None]] = Counter()
+    ordered = []
+    for row in sorted(rows, key=lambda row: row.number):  # all parts in turn
+        way = row.row["strategy"], row.row["kind"]
+        turns[way] += 1
+        ordered.append((turns[way], row))
+    return [row for _, row in sorted(ordered, key=lambda pair: pair[0])[:_SAMPLES]]
+
+
+def _shown(run: Run, manifest: Mapping[str, Any], rows: Sequence[_Row]) -> list[Shown]:
+    view = ViewSchema(manifest["settings"]["view"], manifest["tokenizer"]["chat_template"] is not None)
+    shown = []
+    for part, number, row in rows:
+        messages = view.messages(row)
+        sample = {
+            "tiles": row["tiles"],
+            "params": orjson.loads(row["params"]),
+            "instruction": messages[0].content,
+            "response": messages[-1].content,
+        }
+        outline = run.job.method.outline(sample)
+        shown.append(Shown(part=part, number=number, messages=messages, row=row, outline=outline))
+    return shown
 
 
 def _rejects(output: Storage, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Examples, the reasons in turn, so that a rare one is not lost among many of one kind."""
     parts = _spread(manifest["rejects"]["parts"], _REJECTS_PARTS)
     rows = _joined(lambda part, most: _first_rows(output, part["name"], most), parts, [_REJECTS_READ] * len(parts))
-    turns: dict[str, int] = {}
+    turns: Counter[str] = Counter()
     ordered = []
     for row in rows:
-        turns[row["reason"]] = turns.get(row["reason"], 0) + 1
+        turns[row["reason"]] += 1
         ordered.append((turns[row["reason"]], row))
     return [row for _, row in sorted(ordered, key=lambda pair: pair[0])[:_REJECTS]]
 

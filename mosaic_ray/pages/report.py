@@ -1,52 +1,67 @@
-"""``report.html``: what a person looks at. One file, which fetches and runs nothing and shows all text as text."""
+"""``report.html``: what a person looks at. One file, which fetches nothing and shows all text as text.
+
+It runs one script, its own, and is all there without it. The browser is told the digests of that script and of the
+style, and to take nothing else for one, whatever a text says.
+"""
 
 from __future__ import annotations
 
-import json
-import shlex
+import base64
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+from importlib.resources import files
 from typing import Any, Final
 
+from mosaic_ray.pages.charts import Amount, bars
 from mosaic_ray.pages.distributions import distributions, mixing, records
-from mosaic_ray.pages.markup import block, in_code, table
+from mosaic_ray.pages.markup import figure, in_code, table
+from mosaic_ray.pages.samples import Shown, browser
+from mosaic_ray.pages.saving import saving
 from mosaic_ray.pages.style import CSS
 from mosaic_ray.pages.text import counted, escaped, setting, share, size
-from mosaic_ray.records import REASONS, Message
+from mosaic_ray.records import REASONS
 from mosaic_ray.runtime.receipt import receipt_path
 
 _MOST_FILES: Final = 50
-_MOST_SOURCES: Final = 100
-_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
-"""The browser is to fetch and run nothing, even if a text were taken for markup."""
+_MOST_NAMES: Final = 100
+_SCRIPT: Final = files("mosaic_ray.pages").joinpath("script.js").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
-    """A sample to show: row ``number`` of a part, and its conversation."""
-
-    part: str
-    number: int
-    messages: tuple[Message, ...]
-    row: Mapping[str, Any]
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode()}'"
 
 
-def report(manifest: Mapping[str, Any], samples: Sequence[Shown], rejects: Sequence[Mapping[str, Any]]) -> str:
+_POLICY: Final = (
+    f"default-src 'none'; style-src {_digest(CSS)}; script-src {_digest(_SCRIPT)}; base-uri 'none'; form-action 'none'"
+)
+
+
+def report(
+    manifest: Mapping[str, Any],
+    samples: Sequence[Shown],
+    rejects: Sequence[Mapping[str, Any]],
+    drawn_from: Mapping[int, int],
+) -> str:
     """The page.
 
-    samples: to be shown in full. rejects: rows of the files of rejects, as examples.
+    samples: to be shown in full. rejects: rows of the files of rejects, as examples. drawn_from: of the samples of
+    several records that were read, how many draw from so many files.
     """
-    sections = (
-        ("records", "Where the records went", records(manifest)),
+    listed = {file["name"]: place for place, file in enumerate(manifest["inventory"][:_MOST_FILES])}
+    sections = [
+        ("records", "What went in and what came out", records(manifest)),
         ("distributions", "What the samples are like", distributions(manifest)),
-        ("mixing", "How well the source is mixed", mixing(manifest)),
-        ("samples", "Samples", _samples(manifest, samples)),
+        ("mixing", "How well the source is mixed", mixing(manifest, drawn_from)),
+        ("saving", "What it saves", saving(manifest)),
+        ("samples", "Samples", browser(manifest, samples, listed)),
         ("rejects", "Rejected records", _rejects(manifest, rejects)),
         ("source", "Source files", _source(manifest["inventory"])),
         ("settings", "How it was made", _settings(manifest)),
         ("work", "Work", _work(manifest)),
-    )
+    ]
+    if "since" in manifest:
+        sections.insert(1, ("since", "What is new", _since(manifest["since"])))
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
     body = "".join(f'<section id="{name}"><h2>{title}</h2>{content}</section>\n' for name, title, content in sections)
     return f"""<!DOCTYPE html>
@@ -63,6 +78,7 @@ def report(manifest: Mapping[str, Any], samples: Sequence[Shown], rejects: Seque
 <header>{_head(manifest)}<nav aria-label="Sections">{links}</nav></header>
 <main>
 {body}</main>
+<script>{_SCRIPT}</script>
 </body>
 </html>
 """
@@ -93,41 +109,39 @@ def _figures(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f'<div><dt>{name}</dt><dd class="number">{number}</dd><dd class="soft">{escaped(words)}</dd></div>'
 
 
-def _samples(manifest: Mapping[str, Any], samples: Sequence[Shown]) -> str:
-    """The first one open, the others closed."""
-    parts = counted(len({sample.part for sample in samples}), "part")
-    output = manifest["places"]["output"].rstrip("/")
-    blocks = (_sample(output, sample, opened=place == 0) for place, sample in enumerate(samples))
-    return (
-        f"<p>The first rows of {parts}, spread over the data set and not chosen by what they hold. Characters that "
-        f"cannot be seen are spelt out, as in ⟨U+202E⟩.</p>{''.join(blocks)}"
-    )
-
-
-def _sample(output: str, sample: Shown, *, opened: bool) -> str:
-    row = sample.row
-    name = f"{row['strategy']}, {row['kind']}" if row["kind"] else row["strategy"]
-    roles = [message.role for message in sample.messages]
-    titles = ["Instruction", "Response"] if roles == ["user", "assistant"] else [role.capitalize() for role in roles]
-    texts = "".join(
-        f"<h3>{escaped(title)}</h3>{block(message.content)}"
-        for title, message in zip(titles, sample.messages, strict=True)
-    )
-    sources = [
-        (str(tile), in_code(source["file"]), f"{source['row']:,}")
-        for tile, source in enumerate(row["sources"][:_MOST_SOURCES], 1)
+def _since(since: Mapping[str, Any]) -> str:
+    """What an incremental run took, and what it says of the samples before it."""
+    counts = since["files"]
+    of = "the first of its directory" if since["run"] is None else f"made since the data set {in_code(since['output'])}"
+    rows = [
+        (name, f"{counts[key]:,}", words)
+        for key, name, words in (
+            ("new", "new", "in this data set"),
+            (
+                "changed",
+                "changed",
+                "in this data set, as they are now; older samples that hold their records are stale",
+            ),
+            ("carried", "carried", "as they were: their samples are in older data sets"),
+            ("gone", "gone", "no longer in the input; older samples that hold their records are stale"),
+        )
     ]
-    more = len(row["sources"]) - _MOST_SOURCES
-    place = shlex.quote(f"{output}/{sample.part}:{sample.number}")
-    drawn = [(escaped(field), in_code(value)) for field, value in _flat(json.loads(row["params"]))]
-    counts = f"{counted(row['tiles'], 'record')} · {counted(row['token_count'], 'token')}"
     return (
-        f"<details{' open' if opened else ''}><summary><b>{escaped(name)}</b> · {counts} · "
-        f'<span class="soft">{escaped(row["mosaic_id"])}</span></summary>{texts}'
-        f"<h3>Source records</h3>{table('Source records', ('tile', 'file', 'row'), sources, right=(0, 2), wide=(1,))}"
-        + (f"<p>and {counted(more, 'record')} more.</p>" if more > 0 else "")
-        + (f"<h3>What was drawn</h3>{table('What was drawn', ('name', 'value'), drawn)}" if drawn else "")
-        + f"<p>To take it apart: {in_code(f'mosaic-ray explain {place}')}</p></details>"
+        f"<p>This data set is {of}: it holds only what is new or changed.</p>"
+        f"{table('Source files since then', ('files', 'number', ''), rows, right=(1,), wide=(2,))}"
+        f"{_names('Changed', since['changed'], counts['changed'])}{_names('Gone', since['gone'], counts['gone'])}"
+    )
+
+
+def _names(title: str, names: Sequence[str], number: int) -> str:
+    if not number:
+        return ""
+    items = "".join(f"<li>{in_code(name)}</li>" for name in names[:_MOST_NAMES])
+    more = number - min(len(names), _MOST_NAMES)
+    return (
+        f"<details><summary>{title}: {counted(number, 'file')}</summary><ul>{items}</ul>"
+        + (f"<p>and {counted(more, 'file')} more.</p>" if more > 0 else "")
+        + "</details>"
     )
 
 
@@ -136,6 +150,7 @@ def _rejects(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]])
     if not rejected["records"]:
         return "<p>None: every record could be used.</p>"
     reasons = sorted(rejected["by_reason"].items(), key=lambda item: -item[1])
+    chart = bars([Amount(name, number, "c3") for name, number in reasons], label="Rejected records by reason")
     rows = [(escaped(name), f"{n:,}", escaped(share(n, total)), escaped(REASONS.get(name, ""))) for name, n in reasons]
     shown = [
         (escaped(r["reason"]), in_code(r["file"]), f"{r['row']:,}", escaped(r["detail"]), in_code(r["excerpt"]))
@@ -144,6 +159,7 @@ def _rejects(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]])
     return (
         f"<p>{counted(rejected['records'], 'record')} of {total:,} could not be used. "
         f"The files under <code>rejects/</code> list each.</p>"
+        f'<div class="charts">{figure("Reasons", chart, "Rejected records by reason.")}</div>'
         f"{table('Rejects by reason', ('reason', 'records', 'of all', 'meaning'), rows, right=(1, 2), wide=(3,))}"
         f"<h3>Examples</h3>"
         f"{table('Examples', ('reason', 'file', 'row', 'detail', 'excerpt'), shown, right=(2,), wide=(1, 3, 4))}"
@@ -153,13 +169,13 @@ def _rejects(manifest: Mapping[str, Any], examples: Sequence[Mapping[str, Any]])
 def _source(files: Sequence[Mapping[str, Any]]) -> str:
     rows = [
         (
-            in_code(file["name"]),
+            f'<span id="file-{place}">{in_code(file["name"])}</span>',
             escaped(" ".join(filter(None, (file["format"], file["compression"])))),
             escaped(file["shape"]),
             f"{file['records']:,}",
             size(file["size"]),
         )
-        for file in files[:_MOST_FILES]
+        for place, file in enumerate(files[:_MOST_FILES])
     ]
     more = len(files) - _MOST_FILES
     return (
@@ -196,12 +212,3 @@ def _work(manifest: Mapping[str, Any]) -> str:
         f"{created['seconds']:,.1f} s. Workers spent, over all starts: {escaped(spent)}.</p><h3>Slowest tasks</h3>"
         f"{table('Slowest tasks', ('task', 'seconds', 'receipt'), slowest, right=(0, 1))}"
     )
-
-
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Nested objects as dotted names with values in JSON."""
-    if isinstance(value, dict) and value:
-        for key, item in value.items():
-            yield from _flat(item, f"{name}.{key}" if name else key)
-    elif name:
-        yield name, json.dumps(value, ensure_ascii=False)

@@ -35,7 +35,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def compact(number: int) -> str:
+def compact(number: float) -> str:
     """At most five characters, for axes: ``950``, ``1.2k``, ``35M``."""
     for limit, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * limit:
@@ -51,6 +51,13 @@ def share(part: float, whole: float) -> str:
     if 0 < percent < 0.05:
         return "<0.1%"
     return ">99.9%" if 99.95 <= percent < 100 else f"{percent:.1f}%"
+
+
+def changed(before: float, after: float) -> str:
+    """``12.0% fewer``, ``3.1% more``."""
+    if before == after:
+        return "as many"
+    return f"{share(abs(after - before), before) if before else 'all'} {'fewer' if after < before else 'more'}"
 
 
 def size(number: int) -> str:

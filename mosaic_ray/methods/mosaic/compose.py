@@ -12,10 +12,11 @@ from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from mosaic_ray.methods.base import Measure
+from mosaic_ray.methods.base import Measure, Outline
 from mosaic_ray.methods.mosaic import checker, templates
 from mosaic_ray.methods.mosaic.grouping import TileCount, wanted_tiles
 from mosaic_ray.methods.mosaic.layout import BARE, LAYOUT_DRAWS, Layout, draw_layout
+from mosaic_ray.methods.mosaic.outline import outline
 from mosaic_ray.methods.mosaic.strategies import (
     MASKOUT_KINDS,
     PERMUTE_KINDS,
@@ -115,6 +116,9 @@ class MosaicMethod(BaseModel):
             instruction=sample["instruction"],
             response=sample["response"],
         )
+
+    def outline(self, sample: Mapping[str, Any]) -> Outline | None:
+        return outline(sample)
 
     def _largest(self, queue: Sequence[Record], start: int, wanted: int, key: Key, measure: Measure) -> Sample:
         """The mosaic of the next tiles that has all the tiles wanted, or could not have one more."""

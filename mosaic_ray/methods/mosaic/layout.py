@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
@@ -93,6 +93,18 @@ class Layout(NamedTuple):
             "meta_position": "before" if self.meta_first else "after",
             "meta_gap": self.meta_gap,
         }
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> Layout:
+        """What :meth:`params` was made of. Raises KeyError or TypeError for anything else."""
+        number, frame = params["number"], params["frame"]
+        return cls(
+            number=number and Number(**number),
+            frame=frame and Frame(**frame),
+            separator=params["separator"],
+            meta_first=params["meta_position"] == "before",
+            meta_gap=params["meta_gap"],
+        )
 
 
 BARE = Layout(number=None, frame=None, separator="\n\n", meta_first=True, meta_gap="\n\n")

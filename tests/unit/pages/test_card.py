@@ -94,6 +94,16 @@ def test_the_accounting_adds_up_on_the_card(manifest: dict[str, Any]) -> None:
         assert tokens == manifest["epochs"][epoch]["tokens"]
 
 
+def test_a_snapshot_says_what_it_goes_on_from(manifest: dict[str, Any]) -> None:
+    alone = card(manifest)
+    manifest["since"] = {"run": None, "files": {"new": 2, "changed": 0}}
+    assert card(manifest) == alone
+    manifest["since"] = {"run": "abc", "dataset_digest": "d1g3st", "files": {"new": 1234, "changed": 5}}
+    said = " ".join(card(manifest).split())
+    assert "new (1,234) or changed (5) since the data set with the digest `d1g3st`" in said
+    assert len(card(manifest).splitlines()) > len(alone.splitlines())
+
+
 def test_many_epochs_are_cut_short(manifest: dict[str, Any]) -> None:
     manifest["accounting"]["epochs"] *= 250
     manifest["epochs"] *= 250

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosaic_ray.pages.charts import Amount, Bin, bars, binned, histogram, stack
+from mosaic_ray.pages.charts import Amount, Bin, bars, binned, histogram, pairs, stack
 
 numbers = st.integers(1, 10**9)
 
@@ -81,7 +81,7 @@ def test_each_number_of_records_stands_under_its_bar() -> None:
 def test_bars_give_number_share_and_whole_name() -> None:
     long = "a kind with a name that is rather long"
     svg = bars([Amount("given", 3000, "c4"), Amount(long, 1000, "c5")], label="Samples by kind")
-    assert texts(svg) == ["given", "3,000 · 75.0%", "a kind with a name that…", "1,000 · 25.0%"]
+    assert texts(svg) == ["given", "3,000 · 75.0%", "a kind with a name th…", "1,000 · 25.0%"]
     assert [title.text for title in elements(svg, "title")] == ["given: 3,000", f"{long}: 1,000"]
     first, second = (float(bar.attrib["width"]) for bar in elements(svg, "rect"))
     assert first == pytest.approx(3 * second, abs=0.2)
@@ -97,3 +97,14 @@ def test_a_stack_is_filled_from_end_to_end_and_shows_what_is_rare(counts: list[i
     assert sum(float(piece.attrib["width"]) for piece in drawn) == pytest.approx(1000, abs=0.3)
     assert min(float(piece.attrib["width"]) for piece in drawn) > 3.5
     assert all(re.search(rf"n{n} {number:,}, ", svg) for n, number in enumerate(counts))
+
+
+def test_before_and_after_stand_on_one_scale() -> None:
+    rows = [("Optimizer steps", 400, 100), ("Tokens", 50, 200), ("Nothing", 0, 0)]
+    svg = pairs(rows, label="Padded", names=("records", "samples"))
+    assert texts(svg)[::5] == ["Optimizer steps: 75.0% fewer", "Tokens: 300.0% more", "Nothing: as many"]
+    widths = [float(bar.attrib["width"]) for bar in elements(svg, "rect")]
+    assert widths[0] == widths[3] == pytest.approx(4 * widths[1], abs=0.2) == pytest.approx(4 * widths[2], abs=0.2)
+    assert widths[4:] == [0.0, 0.0]
+    spoken = "Padded: Optimizer steps 400 to 100; Tokens 50 to 200; Nothing 0 to 0"
+    assert ElementTree.fromstring(svg).attrib["aria-label"] == spoken

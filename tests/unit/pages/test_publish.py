@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,7 +18,7 @@ from mosaic_ray.pages import publish_pages
 from mosaic_ray.runtime.run import Run
 from mosaic_ray.views import REJECT_SCHEMA
 
-MOST_CHARACTERS = 2_000_000
+MOST_BYTES = 1_500_000
 
 
 class Watched(Storage):
@@ -46,7 +48,7 @@ def test_both_pages_are_in_place_before_the_manifest(made: Any) -> None:
     assert "manifest.json" not in made.seen_at_finish
     assert (made.folder / "README.md").read_text(encoding="utf-8").startswith("---\n")
     assert (made.folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert len((made.folder / "report.html").read_text(encoding="utf-8")) < MOST_CHARACTERS
+    assert (made.folder / "report.html").stat().st_size < MOST_BYTES
 
 
 def test_the_card_leads_to_the_parts_and_only_there(made: Any) -> None:
@@ -75,21 +77,53 @@ def test_a_bounded_number_of_parts_is_read(made: Any, copied: Any) -> None:
     assert len(rejects) == 2 < len(made.manifest["rejects"]["parts"])
 
 
-def test_samples_come_from_all_over_the_data_set(made: Any) -> None:
+def read_for_the_page(made: Any) -> list[dict[str, Any]]:
+    """The rows that the page is made of: these parts are shorter than a batch."""
+    filled = [part for part in made.manifest["parts"] if part["rows"]]
+    parts = [filled[place * (len(filled) - 1) // 11] for place in range(12)]
+    return [row for part in parts for row in pq.read_table(made.folder / part["name"]).to_pylist()]
+
+
+def shown_ids(made: Any) -> list[str]:
     page = (made.folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("<details") == 12
-    for epoch in range(4):
-        assert f"e{epoch}-t" in page
+    return re.findall(r'<details (?:open )?class="sample" id="([^"]+)"', page)
+
+
+def test_samples_come_from_all_over_the_data_set(made: Any) -> None:
+    rows = {row["mosaic_id"]: row for row in read_for_the_page(made)}
+    ids = shown_ids(made)
+    assert len(ids) == len(set(ids)) == min(60, len(rows))
+    assert ids == [name for name in rows if name in ids]
+    assert {rows[name]["epoch"] for name in ids} == {0, 1, 2, 3}
+
+
+def test_every_strategy_and_kind_that_was_read_is_shown(made: Any) -> None:
+    rows = read_for_the_page(made)
+    assert len(rows) > 60
+    ways = Counter((row["strategy"], row["kind"]) for row in rows)
+    assert min(ways.values()) < 3 < max(ways.values())
+    shown = Counter((row["strategy"], row["kind"]) for row in rows if row["mosaic_id"] in shown_ids(made))
+    assert set(shown) == set(ways)
+    fair = min(shown[way] for way in ways if shown[way] < ways[way])
+    assert all(shown[way] in (fair, fair + 1) or shown[way] == ways[way] for way in ways)
+
+
+def test_how_many_files_a_sample_draws_from_is_counted_of_what_was_read(made: Any) -> None:
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
+    several = [row for row in read_for_the_page(made) if row["tiles"] > 1]
+    assert f"Of {len(several)} samples of several records that were read for this page" in page
+    for files, samples in Counter(len({source["file"] for source in row["sources"]}) for row in several).items():
+        assert f"{files} files in a sample: {samples} samples" in page
 
 
 @pytest.mark.parametrize("view", ["prompt-completion", "alpaca"])
 def test_few_parts_give_several_rows_each_in_every_view(make: Any, view: str) -> None:
     made = make(view=view, epochs=1)
     assert len(made.manifest["parts"]) == 1
-    page = (made.folder / "report.html").read_text(encoding="utf-8")
     rows = pq.read_table(made.folder / made.manifest["parts"][0]["name"]).num_rows
-    assert page.count("<details") == min(12, rows) == 12
-    assert all(f"e0-t00000-s{n:06d}" in page for n in range(12))
+    assert shown_ids(made) == [f"e0-t00000-s{n:06d}" for n in range(rows)]
+    page = (made.folder / "report.html").read_text(encoding="utf-8")
+    assert page.count('<pre class="laid">') > rows
 
 
 def test_parts_without_rows_are_passed_over(made: Any, copied: Any) -> None:
