@@ -108,6 +108,11 @@ class Places(_Frozen):
         "the package ships.",
     )
     output: str = Field(min_length=1, description="Directory of the data set, on any fsspec URL.")
+    since: str | None = Field(
+        None,
+        description="A data set, or a directory of such, of which the newest counts: take only files of the input that "
+        "are new or changed since it was made.",
+    )
     tokenizer: str = Field(
         EMBEDDED,
         description="Directory or Hugging Face Hub name of the tokenizer of the model to be trained; needed for any "

@@ -12,7 +12,8 @@
     |- VerificationError      6   a published data set is not what its manifest says
     |- TaskError              7   a task failed for a reason of its own, or lost its worker too often
     |  `- StalledError        7   it made no step for longer than --stall-timeout
-    `- ConcurrentRunError     8   another run is at work on the same output, or has taken it over
+    |- ConcurrentRunError     8   another run is at work on the same output, or has taken it over
+    `- UnfitError             9   the doctor found what would stop a run
     Interrupted         130, 143  SIGINT or SIGTERM; the same command resumes. Beside the tree, as a BaseException
 
 The number is the exit status of the command line. A message names the culprit (file, row, flag), the value, the
@@ -27,10 +28,12 @@ class MosaicError(Exception):
     """Base of every error raised on purpose; ``exit_code`` is the status the command line ends with.
 
     passing: whether the same may succeed if it is tried again, elsewhere or later, as where a store stayed unavailable.
+    task: the task that failed; None where it was none.
     """
 
     exit_code = 1
     passing = False
+    task: int | None = None
 
 
 class SettingsError(MosaicError):
@@ -91,6 +94,12 @@ class ConcurrentRunError(MosaicError):
     """Another run is at work on the same output, or took it over when this one was not heard of."""
 
     exit_code = 8
+
+
+class UnfitError(MosaicError):
+    """The doctor found something that would stop a run."""
+
+    exit_code = 9
 
 
 class Interrupted(BaseException):

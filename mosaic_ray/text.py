@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 from typing import Final
@@ -25,7 +26,15 @@ def seen_on_one_line(text: str) -> str:
 
 
 class SeenFormatter(logging.Formatter):
-    """Lines of a log: they name files, and say what was found in them."""
+    """Lines of a log: they name files, and say what was found in them.
+
+    What is put into a message stays on its line, so that the name of no file looks like a line of its own.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
+        if isinstance(record.args, tuple):
+            record = copy.copy(record)
+            record.args = tuple(
+                part if isinstance(part, int | float) else seen_on_one_line(str(part)) for part in record.args or ()
+            )
         return seen(super().format(record))

@@ -27,6 +27,15 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
+SLOWEST_FIRST = ("integration", "benchmarks", "recipes", "experiments", "browser", "conformance", "chaos", "infra")
+"""Rooms whose files take long, so that at the end no processor waits for one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {room: rank for rank, room in enumerate(SLOWEST_FIRST)}
+    items.sort(key=lambda item: ranks.get(item.path.relative_to(ROOT / "tests").parts[0], len(ranks)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_stores_of_other_modules() -> Iterator[None]:
     """s3fs keeps file systems by their arguments, with the address and the keys that the environment had then."""
@@ -43,7 +52,7 @@ def job_environment(**extra: str) -> dict[str, str]:
     """The environment of a user who has no cluster and no store in it."""
     dropped = ("RAY_ADDRESS", "AWS_ENDPOINT_URL")
     kept = {name: value for name, value in os.environ.items() if name not in dropped}
-    return {**kept, "PYTHONPATH": str(ROOT), **extra}
+    return {**kept, "PYTHONPATH": str(ROOT), "MOSAIC_RAY_LOG_FORMAT": "text", **extra}
 
 
 @pytest.fixture(scope="session")

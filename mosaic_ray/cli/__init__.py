@@ -7,13 +7,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
-from mosaic_ray import __version__
-from mosaic_ray.cli import finished, job
+from mosaic_ray import __version__, logs
+from mosaic_ray.cli import doctor, finished, job, snapshots
 from mosaic_ray.errors import Interrupted, MosaicError, VerificationError
-from mosaic_ray.text import SeenFormatter, seen, seen_on_one_line
+from mosaic_ray.text import seen_on_one_line
 
 log = logging.getLogger("mosaic_ray")
 
@@ -36,7 +37,7 @@ def app() -> None:
     """
 
 
-for _command in (*job.COMMANDS, *finished.COMMANDS):
+for _command in (*job.COMMANDS, *doctor.COMMANDS, *finished.COMMANDS, *snapshots.COMMANDS):
     app.add_command(_command)
 
 
@@ -60,16 +61,22 @@ def _stop_on_signals() -> Iterator[None]:
 
 def main() -> None:
     """Entry point of the command ``mosaic-ray`` and of the job scripts; ends the process with a status."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(SeenFormatter("%(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    log.setLevel(logging.INFO)
     try:
+        logs.configure()
         with _stop_on_signals():
-            app()
+            app(standalone_mode=False)
+    except click.ClickException as error:
+        if isinstance(error, click.exceptions.NoArgsIsHelpError) or not logs.as_json():
+            error.show()  # with the usage in front
+            sys.exit(error.exit_code)
+        _end(error.format_message(), error.exit_code)
     except (MosaicError, Interrupted) as error:
         if error.__cause__ is not None and type(error).__name__ == "TaskError":
-            click.echo(f"{seen(str(error.__cause__))}\n", err=True)
-        listed = isinstance(error, VerificationError)
-        click.echo(f"error: {seen(str(error)) if listed else seen_on_one_line(str(error))}", err=True)
-        sys.exit(error.exit_code)
+            log.error(f"{error.__cause__}\n")
+        message = str(error) if isinstance(error, VerificationError) else seen_on_one_line(str(error))
+        _end(message, error.exit_code, task=getattr(error, "task", None))
+
+
+def _end(message: str, status: int, *, task: int | None = None) -> NoReturn:
+    log.error(f"error: {message}", extra=logs.fields(exit_status=status, task=task))
+    sys.exit(status)

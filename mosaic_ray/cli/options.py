@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -16,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from rich.console import Console
 
-from mosaic_ray.config import Execution, Job, job_from, models_of
+from mosaic_ray.config import Execution, job_from, models_of
 from mosaic_ray.errors import SettingsError
 from mosaic_ray.methods.catalog import METHODS
 from mosaic_ray.runtime.engine import Engine, InProcessEngine
@@ -86,17 +87,24 @@ def options(*parts: str) -> list[click.Parameter]:
     return [_Option(name, field, SECTIONS[part]) for part in parts for name, field in models[part].model_fields.items()]
 
 
-def job_command(action: Callable[[Job], None], name: str, help: str) -> click.Command:
-    """A command that takes every option of a job, from flags and from a YAML file; flags win."""
+def job_command(
+    action: Callable[..., None], name: str, help: str, *, flags: Mapping[str, str] = MappingProxyType({})
+) -> click.Command:
+    """A command that takes every option of a job, from flags and from a YAML file; flags win.
 
-    def call(config: Path | None, **flags: Any) -> None:
-        given = {key: value for key, value in flags.items() if value is not None and value != ()}
-        action(job_from({**yaml_options(config), **given}, METHOD))
+    action: gets the job. flags: further ones and their help, which it gets by their name.
+    """
+
+    def call(config: Path | None, **values: Any) -> None:
+        own = {flag: values.pop(flag) for flag in flags}
+        given = {key: value for key, value in values.items() if value is not None and value != ()}
+        action(job_from({**yaml_options(config), **given}, METHOD), **own)
 
     config = click.Option(
         ["--config"], type=click.Path(path_type=Path), help="YAML file of the options below; flags win over it."
     )
-    return Sectioned(name, callback=call, params=[config, *options(*SECTIONS)], help=help)
+    further = [click.Option([f"--{flag}"], is_flag=True, help=text) for flag, text in flags.items()]
+    return Sectioned(name, callback=call, params=[*further, config, *options(*SECTIONS)], help=help)
 
 
 class _PlainNumbers(yaml.SafeLoader):

@@ -47,6 +47,9 @@ _PASSING: Final[Mapping[str, frozenset[str]]] = {
 }  # fmt: skip
 """Cause -> codes of S3 and names of exceptions of what may pass when the same request is made again."""
 
+CAUSES: Final = tuple(_PASSING)
+"""Every cause for which a request is made again."""
+
 _LOCAL: Final[Mapping[int, str]] = {
     errno.ENOENT: "there is no such file or folder; correct the address",
     errno.EISDIR: "this is a directory, where a file is needed; correct the address",
@@ -118,6 +121,8 @@ def _cause(failure: Exception, uri: str, protocol: str, options: Mapping[str, st
     if code in _BAD_CREDENTIALS:
         return (f"{endpoint(options)} does not accept the credentials ({code}); correct AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY, or the profile named by AWS_PROFILE")  # fmt: skip
+    if code == "RequestTimeTooSkewed":
+        return f"the clocks of this machine and of {endpoint(options)} are too far apart; set them by NTP"
     if names & _NO_CREDENTIALS:
         return (
             f"no usable credentials were found ({type(failure).__name__}); set AWS_ACCESS_KEY_ID and "

@@ -44,6 +44,10 @@ class LocalStore:
             if not _STRAY.match(os.path.basename(name)):
                 yield name, _linked_info(name)
 
+    def folders(self, full: str) -> Iterator[str]:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(full) as entries:
+            yield from [entry.path for entry in entries if entry.is_dir()]
+
     def glob(self, pattern: str) -> dict[str, FileInfo | None]:
         found = fsspec.filesystem("file").glob(pattern)
         return {name: None if os.path.isdir(name) else _linked_info(name) for name in found}
@@ -68,6 +72,16 @@ class LocalStore:
 
     def delete(self, full: str) -> None:
         os.unlink(full)
+
+    def delete_all(self, full: Sequence[str]) -> None:
+        for name in full:
+            with suppress(FileNotFoundError):
+                os.unlink(name)
+
+    def remove_empty(self, full: str) -> None:
+        for folder, _, _ in os.walk(full, topdown=False):
+            with suppress(OSError):  # something is in it, or it is gone
+                os.rmdir(folder)
 
     def remove_unfinished(self, full: str) -> list[str]:
         strays = [name for name in sorted(_walk(full)) if _STRAY.match(os.path.basename(name))]

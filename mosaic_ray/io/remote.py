@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import IO, Any
 
 import fsspec
@@ -42,6 +43,11 @@ class RemoteStore:
             if found[name]["type"] == "file" and not name.endswith("/"):
                 yield name, file_info(found[name])
 
+    def folders(self, full: str) -> Iterator[str]:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            entries = self._patience.persist(full, lambda: self._fs.ls(full, detail=True))
+            yield from [entry["name"].rstrip("/") for entry in entries if entry["type"] == "directory"]
+
     def glob(self, pattern: str) -> dict[str, FileInfo | None]:
         found = self._patience.persist(pattern, lambda: self._fs.glob(pattern, detail=True))
         return {name: None if entry["type"] == "directory" else file_info(entry) for name, entry in found.items()}
@@ -72,6 +78,13 @@ class RemoteStore:
 
     def delete(self, full: str) -> None:
         self._patience.persist(full, lambda: self._fs.rm_file(full))
+
+    def delete_all(self, full: Sequence[str]) -> None:
+        for name in full:
+            with suppress(FileNotFoundError):
+                self.delete(name)
+
+    def remove_empty(self, full: str) -> None: ...
 
     def remove_unfinished(self, full: str) -> list[str]:  # noqa: ARG002 - such a store shows none
         return []

@@ -14,6 +14,8 @@ import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import IO, Any, Final, NamedTuple, TypeVar, cast
 
 import fsspec
@@ -33,6 +35,9 @@ AT_ONCE: Final = 8
 
 SLOWEST: Final = 64 << 10
 """Bytes a second below which a transfer counts as hanging."""
+
+_NO_BULK: Final = ("NotImplemented", "MethodNotAllowed", "MissingContentMD5", "InvalidRequest", "501", "405")
+"""What stores answer that cannot delete several files by one request, or want another checksum of it."""
 
 _RANGE: Final = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
@@ -99,6 +104,13 @@ class S3Store:
             with suppress(FileNotFoundError):  # it may be one file
                 yield full, self._head(bucket, key)
 
+    def folders(self, full: str) -> Iterator[str]:
+        bucket, key = _split(full)
+        for page in self._pages(
+            "list_objects_v2", "ContinuationToken", bucket, f"{key}/" if key else "", Delimiter="/"
+        ):
+            yield from (f"{bucket}/{entry['Prefix'].rstrip('/')}" for entry in page.get("CommonPrefixes", ()))
+
     def glob(self, pattern: str) -> dict[str, FileInfo | None]:
         # Of many requests, and of any length.
         found = sync(self._fs.loop, self._persist, pattern, lambda: self._fs._glob(pattern, detail=True), None)
@@ -142,8 +154,26 @@ class S3Store:
         self._put(full, os.path.getsize(made), piece, exclusive=exclusive)
 
     def delete(self, full: str) -> None:
-        bucket, key = _split(full)
-        self._ask(full, lambda: self._fs._call_s3("delete_object", Bucket=bucket, Key=key))
+        sync(self._fs.loop, self._delete, *_split(full))
+
+    def delete_all(self, full: Sequence[str]) -> None:
+        """By one request; files that it did not take, and all where the store knows no such request, one by one."""
+        bucket = _split(full[0])[0]
+        keys = [_split(name)[1] for name in full]
+        named = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        try:
+            told = self._ask(bucket, lambda: self._fs._call_s3("delete_objects", Bucket=bucket, Delete=named))
+            keys = [entry["Key"] for entry in told.get("Errors", ())]
+        except OSError as failure:
+            if code_of(failure) not in _NO_BULK:
+                raise
+
+        async def delete_each() -> None:
+            await _gather([lambda k=k: self._delete(bucket, k) for k in keys], AT_ONCE)  # type: ignore[misc]
+
+        sync(self._fs.loop, delete_each)
+
+    def remove_empty(self, full: str) -> None: ...
 
     def remove_unfinished(self, full: str) -> list[str]:
         """Abort the uploads in parts that were begun below a directory and never ended; they are not seen, and cost."""
@@ -159,6 +189,20 @@ class S3Store:
             with suppress(FileNotFoundError):
                 self._ask(full, lambda: self._abort(bucket, name, upload))  # noqa: B023 - called at once
         return [f"{bucket}/{name}" for name, _ in begun]
+
+    def try_upload(self, full: str) -> None:
+        """Begin an upload in parts and abort it."""
+        bucket, key = _split(full)
+        begun = self._ask(full, lambda: self._fs._call_s3("create_multipart_upload", Bucket=bucket, Key=key))
+        self._ask(full, lambda: self._abort(bucket, key, begun["UploadId"]))
+
+    def clock(self, full: str) -> datetime | None:
+        """The date of an answer."""
+        bucket, key = _split(full)
+        request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": 1}
+        answer = self._ask(full, lambda: self._fs._call_s3("list_objects_v2", **request))
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return parsedate_to_datetime(told) if told else None
 
     def probe(self, full: str) -> Exception | None:
         """What S3 says of the bucket itself: a failed HEAD has no body, hence no reason."""
@@ -184,8 +228,8 @@ class S3Store:
         page = self._ask(bucket, lambda: self._fs._call_s3("list_objects_v2", **request))
         return bool(page.get("Contents"))
 
-    def _pages(self, method: str, marker: str, bucket: str, prefix: str) -> Iterator[Mapping[str, Any]]:
-        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix}
+    def _pages(self, method: str, marker: str, bucket: str, prefix: str, **more: str) -> Iterator[Mapping[str, Any]]:
+        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, **more}
         while True:
             page = self._ask(f"{bucket}/{prefix}", lambda: self._fs._call_s3(method, **request))
             yield page
@@ -285,6 +329,10 @@ class S3Store:
             with suppress(Exception):
                 await self._persist(full, lambda: self._abort(bucket, key, upload), limit)
             raise
+
+    async def _delete(self, bucket: str, key: str) -> None:
+        request = {"Bucket": bucket, "Key": key}
+        await self._persist(f"{bucket}/{key}", lambda: self._fs._call_s3("delete_object", **request), self._limit(0))
 
     async def _abort(self, bucket: str, key: str, upload: str) -> None:
         await self._fs._call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload)

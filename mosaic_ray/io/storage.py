@@ -10,9 +10,11 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import IO, Any, BinaryIO, Final, cast
 
 import fsspec
@@ -23,7 +25,8 @@ from mosaic_ray.io.local import LocalStore
 from mosaic_ray.io.patience import PATIENCE, Patience
 from mosaic_ray.io.remote import RemoteStore
 from mosaic_ray.io.s3 import S3Store
-from mosaic_ray.io.store import FileInfo, Store
+from mosaic_ray.io.store import BULK, FileInfo, Store
+from mosaic_ray.io.traffic import count_read
 from mosaic_ray.pulse import beat
 
 __all__ = ["RANGE_LIMIT", "ChangedError", "FileInfo", "Storage", "refuse_credentials"]
@@ -147,6 +150,11 @@ class Storage:
                 return
             yield self._relative(entry[0]), entry[1]
 
+    def folders(self, prefix: str = "") -> list[str]:
+        """The directories directly below the directory ``prefix``, sorted by path; none where nothing is there."""
+        with self._explained(prefix):
+            return sorted(self._relative(name) for name in self._store.folders(self._full(prefix)))
+
     def glob(self, pattern: str) -> Iterator[tuple[str, FileInfo]]:
         """Every file whose path matches (``*``, ``?``, ``[...]``, and ``**`` for any folders), sorted by path.
 
@@ -163,7 +171,9 @@ class Storage:
     def read(self, path: str) -> bytes:
         """The whole content of a small file."""
         with self._explained(path):
-            return self._store.read(self._full(path))
+            data = self._store.read(self._full(path))
+        count_read(len(data))
+        return data
 
     def read_ranges(self, path: str, ranges: Sequence[tuple[int, int]], *, etag: str | None = None) -> list[bytes]:
         """The bytes of each range (start, end), in the order given.
@@ -177,6 +187,7 @@ class Storage:
         spans, span_of = _merge(ranges)
         with self._explained(path):
             blocks = self._store.read_spans(self._full(path), spans, etag)
+        count_read(sum(map(len, blocks)))
         cut = []
         for start, end in ranges:
             index = span_of.get((start, end))
@@ -228,6 +239,43 @@ class Storage:
         """Remove a file; one that is not there is no error."""
         with self._explained(path), suppress(FileNotFoundError):
             self._store.delete(self._full(path))
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Remove files, BULK of them by one request where the store can; those that are not there are no error."""
+        for start in range(0, len(paths), BULK):
+            with self._explained(paths[start]):
+                self._store.delete_all([self._full(path) for path in paths[start : start + BULK]])
+
+    def remove_empty(self) -> None:
+        """Remove the root and the directories below it as far as no file is in them; only local disks have such."""
+        with self._explained(""):
+            self._store.remove_empty(self.root)
+
+    def try_upload(self, path: str) -> bool:
+        """Begin an upload in parts, as of a large file, and abort it; False where the store has no such uploads."""
+        store = self._store
+        if not isinstance(store, S3Store):
+            return False
+        with self._explained(path):
+            store.try_upload(self._full(path))
+        return True
+
+    def clock(self) -> datetime | None:
+        """What time it is by the store, to the second; None where it does not tell."""
+        store = self._store
+        if not isinstance(store, S3Store):
+            return None
+        with self._explained(""):
+            return store.clock(self.root)
+
+    def free_bytes(self) -> int | None:
+        """Free on the local disk that the root is on, or will be; None for any other store."""
+        if not self.local:
+            return None
+        place = self.root
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        return shutil.disk_usage(place).free
 
     def remove_unfinished(self, prefix: str = "") -> list[str]:
         """Remove what killed writers left below ``prefix``, and return the paths it was meant for.
@@ -331,7 +379,9 @@ class _Explaining(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         with self._explained():
-            return self._raw.read(-1 if size is None else size)
+            data = self._raw.read(-1 if size is None else size)
+        count_read(len(data))
+        return data
 
     def readinto(self, buffer: Any, /) -> int:
         data = self.read(len(buffer))

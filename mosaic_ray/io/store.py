@@ -12,6 +12,9 @@ from typing import IO, Any, Final, NamedTuple, Protocol
 READ_AHEAD: Final = 4 << 20
 """Bytes fetched ahead of a sequential read of a remote file."""
 
+BULK: Final = 1000
+"""Files deleted by one call: as many as a request to S3 may name."""
+
 
 class FileInfo(NamedTuple):
     """What a store says of a file without reading it.
@@ -45,6 +48,10 @@ class Store(Protocol):
         """The files below a directory, or the file itself, sorted; none where nothing is there."""
         ...
 
+    def folders(self, full: str) -> Iterator[str]:
+        """The directories directly below one, each by its full path; none where nothing is there."""
+        ...
+
     def glob(self, pattern: str) -> dict[str, FileInfo | None]:
         """What matches; None for a directory."""
         ...
@@ -69,6 +76,14 @@ class Store(Protocol):
 
     def delete(self, full: str) -> None:
         """Raises FileNotFoundError where the store tells."""
+        ...
+
+    def delete_all(self, full: Sequence[str]) -> None:
+        """Files of one directory and below, at most BULK; those that are not there are no error."""
+        ...
+
+    def remove_empty(self, full: str) -> None:
+        """Remove a directory and those below it, as far as no file is in them; a store that has none does nothing."""
         ...
 
     def remove_unfinished(self, full: str) -> list[str]:

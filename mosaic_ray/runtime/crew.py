@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, NamedTuple, Protocol
 
 from mosaic_ray.errors import TaskError
-from mosaic_ray.runtime.engine import Item
+from mosaic_ray.runtime.engine import Item, task_of
 from mosaic_ray.runtime.watch import size
 
 LOSSES: Final = 5
@@ -59,10 +59,12 @@ class Errand(Generic[Item]):
         own = sum(node is not None and node in alive for node in self.lost_on)
         stranded = len(self.lost_on) - own
         if own > LOSSES or stranded > NODE_LOSSES:
-            raise TaskError(
+            error = TaskError(
                 f"{what} lost its worker {own} times (the limit is {LOSSES}) and its node {stranded} times (the limit "
                 f"is {NODE_LOSSES}). {self.last_words}"
             )
+            error.task = task_of(self.item)
+            raise error
 
 
 @dataclass(slots=True, eq=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import version
@@ -14,7 +15,7 @@ import orjson
 
 from mosaic_ray.config import Job
 from mosaic_ray.errors import ConcurrentRunError, DriftError, InputError, StorageError
-from mosaic_ray.io.cells import STAGED, FoundFile, InputFile, to_parquet
+from mosaic_ray.io.cells import STAGED, InputFile, to_parquet
 from mosaic_ray.io.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -28,14 +29,24 @@ from mosaic_ray.io.manifest import (
 from mosaic_ray.io.patience import retries_counted
 from mosaic_ray.io.staging import require_temporary_folder
 from mosaic_ray.io.storage import Storage
+from mosaic_ray.logs import name_run
 from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.lease import Lease, hold, remove_unfinished
 from mosaic_ray.runtime.ledger import Ledger
+from mosaic_ray.runtime.metering import Meter
 from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.receipt import RECEIPTS
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
-from mosaic_ray.runtime.stock import INVENTORY, confirm_unchanged, find_input, stored_inventory, take_stock
+from mosaic_ray.runtime.since import INVENTORY, KNOWN, known_now, marks_to_parquet
+from mosaic_ray.runtime.stock import (
+    Intake,
+    confirm_unchanged,
+    find_intake,
+    stored_inventory,
+    take_stock,
+    without_touched,
+)
 from mosaic_ray.runtime.task import task_item
 from mosaic_ray.runtime.viewing import FinishView, finished_view, make_view
 
@@ -52,8 +63,10 @@ def run_job(
     *,
     finish: Callable[[Run, Mapping[str, Any]], None],
     finish_view: FinishView = lambda *_: None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Run a job to its manifest, or resume it, make the further views it asks for, and return the manifest.
+
+    None where nothing is new since the data set that the job goes on from: then nothing is written.
 
     make_engine: called once the settings are known to be good, because a cluster takes seconds to start.
     finish, finish_view: write what people read (card, report) from a manifest, before the manifest itself is published.
@@ -63,14 +76,23 @@ def run_job(
     require_temporary_folder()
     run = open_run(job)
     views = job.further_views()
-    manifest = _finished(run) if _begun(run) else None
+    begun = _begun(run)
+    manifest = _finished(run) if begun else None
     if manifest is not None and all(finished_view(run, manifest, view) for view in views):
         log.info("%s is finished already; nothing to do", run.output.uri())
         return manifest
     started = datetime.now(UTC)
+    intake = find_intake(run) if manifest is None else Intake(found=(), taken=())
+    if manifest is None and not begun and not intake.taken:
+        _say_nothing_is_new(run)
+        return None
     with make_engine() as engine:
-        _ = run.tokenizer  # an error of it, or of the addresses, comes before anything is written
-        found = find_input(run) if manifest is None else []
+        _ = run.tokenizer  # an error of it comes before anything is written
+        if manifest is None:
+            intake = without_touched(run, engine, intake)
+            if not begun and not intake.taken:
+                _say_nothing_is_new(run)
+                return None
         with hold(run.output) as lease:
             # Another run may have come in between.
             resumed = _begun(run, orderly=lease.orderly)
@@ -78,7 +100,7 @@ def run_job(
             if manifest is not None:
                 log.info("%s is finished already; nothing to do", run.output.uri())
             else:
-                manifest = _compose(run, engine, lease, found, started, finish, resumed=resumed)
+                manifest = _compose(run, engine, lease, intake, started, finish, resumed=resumed)
             for view in views:
                 make_view(run, engine, lease, manifest, view, finish=finish_view)
     return manifest
@@ -92,7 +114,8 @@ def _finished(run: Run) -> dict[str, Any] | None:
     if not run.output.exists(MANIFEST):
         return None
     manifest = read_manifest(run.output)
-    confirm_unchanged(run)
+    if not run.takes_part:  # else what has changed since belongs to the next
+        confirm_unchanged(run)
     lost, _ = compared(run.output, manifest)
     if not lost:
         return manifest
@@ -104,7 +127,7 @@ def _compose(
     run: Run,
     engine: Engine,
     lease: Lease,
-    found: Sequence[FoundFile],
+    intake: Intake,
     started: datetime,
     finish: Callable[[Run, Mapping[str, Any]], None],
     *,
@@ -116,21 +139,27 @@ def _compose(
         run.output.delete(MANIFEST)
     with retries_counted() as retries:
         known = known_inventory(run.output) if resumed else []
-        plan = run.plan(take_stock(run, engine, found, known=known, stage=run.output))
+        if known and run.since:  # what came meanwhile belongs to the next
+            names = {file.name for file in known}
+            intake = replace(intake, taken=[file for file in intake.found if file.name in names])
+        plan = run.plan(take_stock(run, engine, intake.taken, known=known, stage=run.output))
         name = run.fingerprint(plan)
+        name_run(name)
         lease.confirm()
-        keep(run, plan, name)
+        keep(run, plan, name, intake)
         ledger = Ledger(plan, run=name, max_reject_share=run.job.execution.max_reject_share)
         ledger.resume(run.output)
         if ledger.done:
             log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
-        run_tasks(run, engine, lease, plan, ledger)
+        run_tasks(run, engine, lease, plan, ledger, retries)
         ledger.retries.update(dict(retries))
-    manifest = make_manifest(run, plan, ledger, name, started)
+    manifest = make_manifest(run, plan, ledger, name, started, intake)
     lease.confirm()
     finish(run, manifest)
     lease.confirm()
     _clean_up(run, plan, manifest)
+    if run.since is not None:
+        run.since.confirm_newest(run.output)
     lease.confirm()
     if not publish_manifest(run.output, manifest):
         raise ConcurrentRunError(
@@ -140,9 +169,12 @@ def _compose(
     return manifest
 
 
-def keep(run: Run, plan: Plan, name: str) -> None:
-    """Keep what resuming needs. The settings come last and name the inventory that belongs to them."""
+def keep(run: Run, plan: Plan, name: str, intake: Intake) -> None:
+    """Keep what resuming needs, and what the next snapshot needs. The settings come last and name the inventory."""
     inventory = to_parquet(plan.files)
+    if run.since is not None:
+        known = known_now(run.since, intake.found, [*plan.files, *intake.touched])
+        run.output.publish(KNOWN, marks_to_parquet(known.values()))
     run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
     run.output.publish(INVENTORY, inventory)
     _publish_json(run.output, PLAN, plan_entry(plan, name))
@@ -155,15 +187,29 @@ def known_inventory(output: Storage) -> list[InputFile]:
     return stored_inventory(output, digest=kept_settings(output).get("inventory", ""))
 
 
-def run_tasks(run: Run, engine: Engine, lease: Lease, plan: Plan, ledger: Ledger) -> None:
-    """Run every task that the ledger does not have yet. Raises ConcurrentRunError where the lease is lost."""
+def run_tasks(run: Run, engine: Engine, lease: Lease, plan: Plan, ledger: Ledger, retries: Mapping[str, int]) -> None:
+    """Run every task that the ledger does not have yet. Raises ConcurrentRunError where the lease is lost.
+
+    retries: the requests that this process makes again, by cause; it grows meanwhile.
+    """
     todo = (index for index in range(len(plan)) if index not in ledger.done)
     items = (task_item(plan, plan.task(index)) for index in todo)
     remaining = len(plan) - len(ledger.done)
     before = ledger.total()
     told: set[str] = set()
-    with Progress("compose", plan.records, unit="records", done=ledger.records, quiet=remaining == 0) as progress:
+    with (
+        Progress("compose", plan.records, unit="records", done=ledger.records, quiet=remaining == 0) as progress,
+        Meter(
+            engine,
+            run=ledger.run,
+            output=run.output.uri(),
+            tasks=len(plan),
+            done=len(ledger.done),
+            retries=retries,
+        ) as meter,
+    ):
         for _, receipt in engine.map(run.work(ledger.run), items, describe=str):
+            meter.add(receipt)
             lease.check()
             ledger.add(receipt)
             if receipt.whole_because is not None and receipt.whole_because not in told and len(told) < TOLD_REASONS:
@@ -189,7 +235,7 @@ def plan_entry(plan: Plan, run: str) -> dict[str, Any]:
     }
 
 
-def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: datetime) -> dict[str, Any]:
+def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: datetime, intake: Intake) -> dict[str, Any]:
     """The manifest of a run that has all its tasks done; its long lists are :class:`Entries`.
 
     Raises TaskError where the accounting does not balance, InputError where no record could be used.
@@ -211,6 +257,7 @@ def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: date
         "python": platform.python_version(),
         "tokenizer": {"name": run.tokenizer.name, **run.identity["tokenizer"], "counted": _counted(run)},
         "places": places_entry(run),
+        **_since_entry(run, plan, intake),
         "created": {
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
@@ -235,10 +282,22 @@ def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: date
     }
 
 
+def _since_entry(run: Run, plan: Plan, intake: Intake) -> dict[str, Any]:
+    if run.since is None:
+        return {}
+    known = known_now(run.since, intake.found, [*plan.files, *intake.touched])
+    return {"since": run.since.entry(known, [file.name for file in plan.files])}
+
+
 def _counted(run: Run) -> str:
     if run.tokenizer.chat_template is None:
         return "instruction + newline + response + eos_token, with the special tokens the tokenizer adds"
     return "the conversation rendered by chat_template, no further special tokens"
+
+
+def _say_nothing_is_new(run: Run) -> None:
+    parent = run.since.parent if run.since else None
+    log.info("nothing is new since %s; nothing was written", parent.uri() if parent else "the start")
 
 
 def _begun(run: Run, *, orderly: bool = True) -> bool:
@@ -264,6 +323,11 @@ def _begun(run: Run, *, orderly: bool = True) -> bool:
         return False
     if not differences:
         return True
+    if run.since is not None and run.since.parent is not None and stored.get("since", run.since.run) != run.since.run:
+        raise DriftError(
+            f"{run.output.uri()} was begun before {run.since.parent.uri()} was finished, so both would take the same "
+            f"files of the input. Delete it (mosaic-ray delete {run.output.uri()}), and start again"
+        )
     if not done:
         raise DriftError(
             f"{run.output.uri()} holds a run with other settings that did not end in order, so its workers may still "

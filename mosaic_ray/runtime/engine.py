@@ -18,7 +18,9 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 from mosaic_ray.errors import Interrupted, MosaicError, TaskError
+from mosaic_ray.logs import fields
 from mosaic_ray.pulse import STALL_SECONDS
+from mosaic_ray.runtime.metrics import Reading
 from mosaic_ray.runtime.watch import resident_bytes, size, watched
 
 T = TypeVar("T")
@@ -78,6 +80,16 @@ class Workers(NamedTuple):
         return f"{self.busy} busy of {self.alive}" + (f", {self.pending} pending" if self.pending else "")
 
 
+class Node(NamedTuple):
+    """A machine of a cluster, and what it has and has free for workers: CPUs, and bytes of memory."""
+
+    name: str
+    cpus: float
+    memory: int
+    free_cpus: float
+    free_memory: int
+
+
 class Engine(Protocol):
     """A context manager that carries out work. Its workers stay for all maps made in one ``with`` block."""
 
@@ -106,6 +118,19 @@ class Engine(Protocol):
         """
         ...
 
+    def record(self, readings: Iterable[Reading]) -> None:
+        """Hand figures to the monitoring of the cluster; without a cluster there is none, and nothing is done.
+
+        It waits for nobody, and any thread may call it. The last figures are handed over when the engine ends.
+        """
+        ...
+
+
+def task_of(item: object) -> int | None:
+    """The number of the task that an item is; None for any other item."""
+    index = getattr(item, "index", None)
+    return index if isinstance(index, int) else None
+
 
 class WorkerTraceback(Exception):
     """The traceback of an exception that was raised in a worker, as text: the ``__cause__`` of what a map raises."""
@@ -120,6 +145,7 @@ class Failure:
         one that cannot be pickled.
     passing: whether another try may end otherwise: not after a MosaicError, unless it says so itself.
     memory: what is known of the memory where that ran out, else None.
+    task: of the exception, where it was raised by one (:func:`mosaic_ray.logs.on_task`).
     """
 
     summary: str
@@ -127,6 +153,7 @@ class Failure:
     own: bytes | None
     passing: bool
     memory: str | None
+    task: int | None = None
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
@@ -142,6 +169,7 @@ class Failure:
             own=own,
             passing=memory is not None or not isinstance(error, MosaicError) or error.passing,
             memory=memory,
+            task=vars(error).get("task"),
         )
 
     def error(self, what: str, *, tries: int = 1) -> MosaicError:
@@ -167,11 +195,14 @@ class Failure:
 
     def fail(self, what: str, *, tries: int = 1) -> NoReturn:
         """Raise the error, caused by the traceback. That of an exhausted memory is left out, for it says nothing."""
-        raise self.error(what, tries=tries) from (None if self.memory is not None else WorkerTraceback(self.trace))
+        error = self.error(what, tries=tries)
+        error.task = self.task
+        raise error from (None if self.memory is not None else WorkerTraceback(self.trace))
 
     def tell(self, what: str, *, tries: int, limit: int) -> None:
         """Log that it is tried again."""
-        _log.warning("%s failed and is tried again (%d of %d tries): %s", what, tries, limit, short(self.summary))
+        reason, about = short(self.summary), fields(task=self.task)
+        _log.warning("%s failed and is tried again (%d of %d tries): %s", what, tries, limit, reason, extra=about)
 
 
 def _memory_of(error: BaseException | None) -> str | None:
@@ -240,6 +271,9 @@ class InProcessEngine:
             finally:
                 self._busy = 0
             yield item, result
+
+    def record(self, readings: Iterable[Reading]) -> None:
+        """See :meth:`Engine.record`."""
 
     def _tried(self, work: Callable[[], T], what: Callable[[], str]) -> T:
         tries = 0

@@ -133,8 +133,14 @@ def knock(address: str) -> None:
 
 def refused(address: str, error: Exception) -> SettingsError:
     """What to say when Ray does not join the cluster at ``host:port``."""
+    reason = " ".join(str(error).split())
+    if "Version mismatch" in reason:
+        return SettingsError(
+            f"cannot join the Ray cluster at {address}: {reason}. Use the same versions of Ray and Python on both "
+            "sides, or send the job to the cluster (`ray job submit`), where its own run it"
+        )
     return SettingsError(
-        f"cannot join the Ray cluster at {address}: {str(error).strip()}. "
+        f"cannot join the Ray cluster at {address}: {reason}. "
         f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')} here, and "
         f"{'a' if token_found() else 'no'} token was found. If the cluster asks for tokens, set "
         "RAY_AUTH_MODE=token and give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token; else compare the "

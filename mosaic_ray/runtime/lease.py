@@ -21,9 +21,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -87,6 +88,30 @@ class Lease:
     def _renew(self, **more: object) -> None:
         self._said = {**self._said, "renewed": self._said["renewed"] + 1, **more}
         self.quick.publish(_path(self.number), _bytes(self._said))
+
+
+class Heard(NamedTuple):
+    """What one look at the last lease of an output tells.
+
+    who: the process that holds or held it. when: it was written. at_work: it has not ended, its process is not known to
+    be gone, and ``when`` is less than TRUST_SECONDS ago by this machine's clock. Only :func:`hold` makes sure.
+    """
+
+    who: str
+    when: datetime | None
+    at_work: bool
+
+
+def last_heard(output: Storage) -> Heard | None:
+    """None where no run has ever held the output."""
+    leases = {_number(path): info for path, info in output.listing(LEASES)}
+    number = max(leases, default=0)
+    if not number:
+        return None
+    said, told = _read(output, number), leases[number].modified
+    when = datetime.fromisoformat(told) if told else None
+    lately = when is None or datetime.now(UTC) - when < timedelta(seconds=TRUST_SECONDS)
+    return Heard(_who(said), when, lately and not said.get("ended") and not _gone(said))
 
 
 @contextmanager

@@ -18,15 +18,18 @@ from typing import Any, Final, Self
 
 import ray
 import ray._private.ray_constants
+import ray._private.state
 import ray._private.utils
 import ray._private.worker
 from ray import cloudpickle
 from ray.exceptions import ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayError
+from ray.util import metrics as ray_metrics
 
 from mosaic_ray.errors import SettingsError
+from mosaic_ray.logs import configure
 from mosaic_ray.pulse import STALL_SECONDS
 from mosaic_ray.runtime.crew import Berth, Crew, Loss
-from mosaic_ray.runtime.engine import PASSED_ON, Failure, Item, Result, Work, Workers, prepare, short
+from mosaic_ray.runtime.engine import PASSED_ON, Failure, Item, Node, Result, Work, Workers, prepare, short
 from mosaic_ray.runtime.joining import (
     Lifeline,
     bare,
@@ -38,6 +41,7 @@ from mosaic_ray.runtime.joining import (
     signals_deferred,
     token_found,
 )
+from mosaic_ray.runtime.metrics import Reading
 from mosaic_ray.runtime.rounds import Round
 from mosaic_ray.runtime.watch import size, watched
 
@@ -49,6 +53,7 @@ _pickled: Callable[[Any], bytes] = cloudpickle.dumps
 _resources: Callable[[], dict[str, float]] = ray.cluster_resources
 _free_resources: Callable[[], dict[str, float]] = ray.available_resources
 _nodes: Callable[[], list[dict[str, Any]]] = ray.nodes
+_free_by_node: Callable[[], dict[str, dict[str, float]]] = ray._private.state.available_resources_per_node
 
 
 class Worker:
@@ -60,6 +65,7 @@ class Worker:
         os.environ["TOKENIZERS_PARALLELISM"] = "true" if threads > 1 else "false"
         import mosaic_ray.runtime.task  # noqa: F401 - nearly every work needs it, and there is none yet
 
+        configure()
         self._work: Any = None
         self._limits: dict[str, Any] = {"stall_seconds": stall_seconds, "memory_bytes": memory, "ends_process": True}
 
@@ -177,6 +183,8 @@ class RayEngine:
         self._crew = Crew(least=min_workers, berth=Berth(cpus_per_worker, worker_memory))
         self._undo = ExitStack()
         self._mapping = False
+        self._private = False
+        self._metrics: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
@@ -210,6 +218,21 @@ class RayEngine:
         crew = self._crew
         return Workers(busy=len(crew.busy), alive=len(crew.busy) + len(crew.idle), pending=len(crew.starting))
 
+    def nodes(self) -> list[Node]:
+        """The machines of the cluster that live."""
+        free = _free_by_node()
+        living = [(node, free.get(node["NodeID"], {})) for node in _nodes() if node["Alive"]]
+        return [
+            Node(
+                name=node["NodeManagerHostname"],
+                cpus=node["Resources"].get("CPU", 0.0),
+                memory=int(node["Resources"].get("memory", 0)),
+                free_cpus=unused.get("CPU", 0.0),
+                free_memory=int(unused.get("memory", 0)),
+            )
+            for node, unused in living
+        ]
+
     def map(
         self, work: Work[Item, Result], items: Iterable[Item], *, describe: Callable[[Item], str]
     ) -> Iterator[tuple[Item, Result]]:
@@ -227,8 +250,24 @@ class RayEngine:
         finally:
             self._mapping = False
 
+    def record(self, readings: Iterable[Reading]) -> None:
+        """See :meth:`mosaic_ray.runtime.engine.Engine.record`. They go to the metrics agent of the driver's node, every
+        ten seconds and once more when the driver leaves the cluster. A private Ray has no such agent.
+        """
+        if self._private:
+            return
+        for metric, value, labels in readings:
+            made = self._metrics.get(metric.name)
+            if made is None:
+                kind = ray_metrics.Counter if metric.kind == "counter" else ray_metrics.Gauge
+                made = self._metrics[metric.name] = kind(metric.name, metric.description, metric.labels)
+            made._record(
+                float(value), dict(labels)
+            )  # as inc() and set() do; but inc() (2.60) refuses the 0 at the start
+
     def _start(self) -> None:
         """A private Ray on 127.0.0.1."""
+        self._private = True
         _log.info("starting a private Ray on this machine")
         folder = require_room()
         cpus = None if self._asked is None else math.ceil(self._asked * self._crew.berth.cpus)

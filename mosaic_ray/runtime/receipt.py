@@ -35,6 +35,7 @@ class Receipt:
     seconds: of reading and counting, composing, writing.
     whole_because: why texts were counted whole rather than by pieces, which is slower; None where they were not.
     retries: requests to a store that were made again, by cause.
+    read_bytes: what its worker read from stores for it; 0 in receipts of before this was counted.
     """
 
     task: int
@@ -50,6 +51,7 @@ class Receipt:
     seconds: dict[str, float] = field(default_factory=dict)
     whole_because: str | None = None
     retries: dict[str, int] = field(default_factory=dict)
+    read_bytes: int = 0
 
     @property
     def rejected(self) -> int:

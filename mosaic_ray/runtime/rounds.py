@@ -20,8 +20,9 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic
 
 from mosaic_ray.errors import TaskError
+from mosaic_ray.logs import fields
 from mosaic_ray.runtime.crew import LOSSES, NODE_LOSSES, Cluster, Crew, Errand, Loss, Seat
-from mosaic_ray.runtime.engine import MORE_MEMORY, PREPARING, TRIES, Failure, Item, Result, Work, pause
+from mosaic_ray.runtime.engine import MORE_MEMORY, PREPARING, TRIES, Failure, Item, Result, Work, pause, task_of
 
 IDLE_SECONDS: Final = 10.0
 """How long a worker beyond the minimum may have nothing to do. The next map often begins within seconds."""
@@ -212,8 +213,9 @@ class Round(Generic[Item, Result]):
         )
         errand.suspects.add(seat.node)
         self._todo.appendleft(errand)
-        what = self._describe(errand.item)
-        _log.warning("%s lost its %s and is done again: %s", what, "node" if with_node else "worker", loss.reason)
+        what, about = self._describe(errand.item), fields(task=task_of(errand.item))
+        lost = "node" if with_node else "worker"
+        _log.warning("%s lost its %s and is done again: %s", what, lost, loss.reason, extra=about)
 
     def _warn_if_alone(self) -> None:
         crew, now = self._crew, time.monotonic()
@@ -238,5 +240,6 @@ class Round(Generic[Item, Result]):
         seat = min(self._crew.busy, key=lambda seat: seat.since)
         if seat.errand is not None and now - seat.since >= self._long:
             self._last_long = now
-            what = self._describe(seat.errand.item)
-            _log.warning("%s has been with its worker on node %s for %.0f s", what, seat.node, now - seat.since)
+            what, about = self._describe(seat.errand.item), fields(task=task_of(seat.errand.item))
+            seconds = now - seat.since
+            _log.warning("%s has been with its worker on node %s for %.0f s", what, seat.node, seconds, extra=about)

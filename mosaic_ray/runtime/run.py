@@ -20,10 +20,11 @@ from mosaic_ray.errors import StorageError, VerificationError
 from mosaic_ray.fingerprint import fingerprint
 from mosaic_ray.io.cells import InputFile
 from mosaic_ray.io.inventory import input_storage
-from mosaic_ray.io.manifest import FORMAT_VERSION
+from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, read_manifest
 from mosaic_ray.io.shapes import check_mapping
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.plan import Plan
+from mosaic_ray.runtime.since import Since, find_since
 from mosaic_ray.runtime.task import TaskWork
 from mosaic_ray.tokens import TokenizerSpec, load_tokenizer
 from mosaic_ray.tokens.ahead import TokenizerAhead
@@ -44,6 +45,7 @@ class Run:
     load: waits for the tokenizer, and raises a TokenizerError where it cannot be used.
     kept: the identity of a run that was opened again, possibly of another version.
     moved: its input is looked for at other addresses than it kept.
+    since: what it goes on from, if that was asked for; None too for a run that was opened again.
     """
 
     job: Job
@@ -53,6 +55,7 @@ class Run:
     load: Callable[[], TokenizerSpec]
     kept: dict[str, Any] | None = None
     moved: bool = False
+    since: Since | None = None
 
     @cached_property
     def tokenizer(self) -> TokenizerSpec:
@@ -68,6 +71,11 @@ class Run:
     def settings(self) -> Settings:
         return self.job.settings
 
+    @property
+    def takes_part(self) -> bool:
+        """Whether it was given ``--since``, so that the input may hold more than it takes."""
+        return "since" in self.identity
+
     @cached_property
     def identity(self) -> dict[str, Any]:
         """All that decides the bytes, beside the input itself, as JSON."""
@@ -82,6 +90,7 @@ class Run:
                 "special_tokens": dict(self.tokenizer.special_tokens),
                 "chat_template": self.tokenizer.chat_template,
             },
+            **({"since": self.since.run or "the start"} if self.since else {}),
         }
 
     def fingerprint(self, plan: Plan) -> str:
@@ -118,13 +127,16 @@ def open_run(job: Job) -> Run:
     patience = job.execution.store_patience
     inputs = tuple(input_storage(uri, places.input_options, patience=patience) for uri in addresses)
     output = Storage.at(places.output, places.output_options, error=StorageError, patience=patience)
+    since = None
+    if places.since is not None:
+        since = find_since(places.since, places.output_options, output=output, begun=_finished_since(output))
     load: Callable[[], TokenizerSpec]
     if job.execution.engine == "ray":
         load = TokenizerAhead(name, chat_template=places.chat_template).result
     else:
         spec = load_tokenizer(name, chat_template=places.chat_template)
         load = lambda: spec  # noqa: E731
-    return Run(job=job, addresses=tuple(addresses), inputs=inputs, output=output, load=load)
+    return Run(job=job, addresses=tuple(addresses), inputs=inputs, output=output, load=load, since=since)
 
 
 def reopen(
@@ -184,6 +196,14 @@ def reopen(
         kept=identity,
         moved=bool(inputs),
     )
+
+
+def _finished_since(output: Storage) -> str | None:
+    """The address of what a run went on from that is finished in an output; None where there is none."""
+    if not output.exists(MANIFEST):
+        return None
+    since = read_manifest(output).get("since")
+    return None if since is None else str(since["output"])
 
 
 def kept_settings(output: Storage) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.plan import cell_records
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import Run
+from mosaic_ray.runtime.since import INVENTORY, Mark
 
 log = logging.getLogger("mosaic_ray")
 
-INVENTORY: Final = "_mosaic/inventory.parquet"
 NAMED_FILES: Final = 50
 """Files whose shape is logged one by one; the inventory names it for every file."""
 
@@ -65,12 +65,48 @@ class InventoryWork:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """The files of the input, and those of them that a run takes.
+
+    touched: not taken, because they hold the same as when the parent of the run took them, though their marks differ.
+    """
+
+    found: Sequence[FoundFile]
+    taken: Sequence[FoundFile]
+    touched: Sequence[InputFile] = ()
+
+
+def find_intake(run: Run) -> Intake:
+    """All of the input; of a run with ``--since``, what has another mark than its parent knows.
+
+    Raises as :func:`find_input` does.
+    """
+    found = find_input(run)
+    if run.since is None:
+        return Intake(found=found, taken=found)
+    marks = run.since.marks
+    return Intake(found=found, taken=[f for f in found if f.size and not _unchanged(marks.get(f.name), f)])
+
+
+def without_touched(run: Run, engine: Engine, intake: Intake) -> Intake:
+    """The same without files that hold what the parent of the run took; those that may are read to know."""
+    if run.since is None:
+        return intake
+    marks = run.since.marks
+    alike = [f for f in intake.taken if (mark := marks.get(f.name)) and mark.digest and mark.size == f.size]
+    read = engine.map(_inventory_work(run, None), _batches(alike), describe=_names)
+    touched = [file for _, (files, _) in read for file in files if file.digest == marks[file.name].digest]
+    names = {file.name for file in touched}
+    return replace(intake, taken=[f for f in intake.taken if f.name not in names], touched=touched)
+
+
 def take_stock(
     run: Run, engine: Engine, found: Sequence[FoundFile], *, known: Sequence[InputFile], stage: Storage | None
 ) -> list[InputFile]:
     """The inventory of the input, by name.
 
-    found: what :func:`find_input` found.
+    found: the files to take, of what :func:`find_input` found.
     known: what an earlier start of this run found; a file that the store says is unchanged is not read again.
     stage: where to put copies of what can only be read from its start; None only counts.
 
@@ -132,12 +168,16 @@ def _names(batch: Sequence[FoundFile]) -> str:
 
 
 def confirm_unchanged(run: Run) -> None:
-    """Raise DriftError unless the input is what a finished run read; a file whose mark has changed is read to know."""
+    """Raise DriftError unless the input is what a finished run read; a file whose mark has changed is read to know.
+
+    Of a run with ``--since`` only the files that it took count.
+    """
     known = {file.name: file for file in stored_inventory(run.output)}
     work = _inventory_work(run, stage=None)
     now = {
         found.name: _placed(known[found.name], found) if _unchanged(known.get(found.name), found) else work.take(found)
         for found in find_input(run)
+        if found.name in known or not run.takes_part
     }
     _refuse_other_input(run, known, list(now.values()))
 
@@ -192,7 +232,7 @@ def _usable(known: InputFile | None, found: FoundFile, stage: Storage | None) ->
     return not known.staged or (stage is not None and stage.exists(known.staged_path))
 
 
-def _unchanged(known: InputFile | None, found: FoundFile) -> bool:
+def _unchanged(known: InputFile | Mark | None, found: FoundFile) -> bool:
     """As far as the store tells without reading."""
     if known is None or known.size != found.size:
         return False

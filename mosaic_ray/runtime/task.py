@@ -26,8 +26,10 @@ from mosaic_ray.io.patience import retries_counted
 from mosaic_ray.io.readers import read_cells, read_rows
 from mosaic_ray.io.shapes import to_record
 from mosaic_ray.io.storage import Storage
+from mosaic_ray.io.traffic import bytes_read
 from mosaic_ray.io.writers import Part as ParquetPart
 from mosaic_ray.io.writers import to_parquet, to_table
+from mosaic_ray.logs import on_task
 from mosaic_ray.methods.base import Method
 from mosaic_ray.pulse import beat
 from mosaic_ray.records import EXCERPT_CHARACTERS, Message, Record, Reject, Sample, Source
@@ -122,8 +124,9 @@ class TaskWork:
 
         A task in which a count by pieces proves wrong is done again from its start, every text counted whole.
         """
-        with retries_counted() as retries:
-            return self._counted(lambda whole_because: self._run(item, whole_because, retries))
+        read = bytes_read()
+        with retries_counted() as retries, on_task(self.run, item.index):
+            return self._counted(lambda whole_because: self._run(item, whole_because, retries, read))
 
     def table(self, item: TaskItem, part: Part) -> pa.Table:
         """The rows that a run writes into the part of this task and epoch; nothing is published."""
@@ -139,7 +142,8 @@ class TaskWork:
                 self.counter.start(whole=True)
                 return work(f"a check found {error}")
 
-    def _run(self, item: TaskItem, whole_because: str | None, retries: Mapping[str, int]) -> Receipt:
+    def _run(self, item: TaskItem, whole_because: str | None, retries: Mapping[str, int], read: int) -> Receipt:
+        """retries: made again for the task so far. read: bytes that this process had read before it."""
         started = time.perf_counter()
         loaded = self.load(item)
         seconds = {"load": time.perf_counter() - started, "compose": 0.0, "write": 0.0}
@@ -172,6 +176,7 @@ class TaskWork:
             seconds={name: round(value, 3) for name, value in seconds.items()},
             whole_because=whole_because,
             retries=dict(sorted(retries.items())),
+            read_bytes=bytes_read() - read,
         )
         self.output.publish(receipt_path(item.index), receipt.to_json())
         return receipt

@@ -18,14 +18,18 @@ from mosaic_ray.tokens.spec import TokenizerSpec
 
 
 class TokenizerAhead:
-    """A tokenizer on its way; see :func:`mosaic_ray.tokens.load.load_tokenizer` for the arguments."""
+    """A tokenizer on its way; see :func:`mosaic_ray.tokens.load.load_tokenizer` for the arguments.
 
-    def __init__(self, name: str, *, chat_template: str | None = None) -> None:
+    offline: from this machine alone.
+    """
+
+    def __init__(self, name: str, *, chat_template: str | None = None, offline: bool = False) -> None:
         self._name = name
+        hub = {"HF_HUB_OFFLINE": "1"} if offline else {}
         self._process = subprocess.Popen(
             # -P: what lies in the working directory must not stand in for a library.
             [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()", json.dumps([name, chat_template])],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)},
+            env={**os.environ, **hub, "PYTHONPATH": os.pathsep.join(os.path.abspath(place) for place in sys.path)},
             stdout=subprocess.PIPE,
         )
         self._end = weakref.finalize(self, _end, self._process)

