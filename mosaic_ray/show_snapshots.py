@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mosaic_ray.runtime.deletion import Doomed
-from mosaic_ray.runtime.diff import Difference
-from mosaic_ray.runtime.find import Found
-from mosaic_ray.runtime.snapshots import Snapshot
+from mosaic_ray.runtime.snapshots.deletion import Doomed
+from mosaic_ray.runtime.snapshots.diff import Difference
+from mosaic_ray.runtime.snapshots.find import Found
+from mosaic_ray.runtime.snapshots.listing import Snapshot
 from mosaic_ray.text import seen_on_one_line
 
 _NAMED = 10

@@ -43,7 +43,7 @@ NIGHTS: Final = ("2026-11-20", "2026-11-21", "2026-11-22")
 """Names of the snapshots. A real schedule takes the date of the night; these are the ones of the runbook's examples."""
 NEW_FILE: Final = "tables.jsonl"
 NEW_RECORDS: Final = 90
-OPTIONS: Final = ("--tokenizer", "embedded", "--task-records", "128", "--max-tokens", "512", "--workers", "2")
+OPTIONS: Final = ("--tokenizer", "embedded", "--task-records", "128", "--max-tokens", "512", "--workers", "1:2")
 MONITORING: Final = ROOT / "infra" / "monitoring"
 
 _STEP_SECONDS: Final = 240.0

@@ -1,4 +1,4 @@
-"""The command line: ``run`` (what a bare call does), ``plan``, ``verify``, ``view``, ``explain``, ``cost``."""
+"""The command line: ``run`` (what a bare call does), ``plan``, ``doctor``, and the commands on what is finished."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from mosaic_ray.cli.options import METHOD, Sectioned, console, moved
 from mosaic_ray.config import job_from
 from mosaic_ray.errors import SettingsError
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.runtime.snapshots import data_sets_at, open_data_set, snapshots
+from mosaic_ray.runtime.snapshots.listing import data_sets_at, open_data_set, snapshots
 
 
 def _snapshots(root: str, as_json: bool, output_options: str | None) -> None:
@@ -29,7 +29,7 @@ def _snapshots(root: str, as_json: bool, output_options: str | None) -> None:
 
 
 def _diff(a: str, b: str, as_json: bool, exit_code: bool, output_options: str | None) -> None:
-    from mosaic_ray.runtime.diff import compare
+    from mosaic_ray.runtime.snapshots.diff import compare
     from mosaic_ray.show_snapshots import show_difference
 
     found = compare(_place(a, output_options), _place(b, output_options))
@@ -42,8 +42,8 @@ def _diff(a: str, b: str, as_json: bool, exit_code: bool, output_options: str | 
 
 
 def _find(record: str, places: Sequence[str], as_json: bool, output_options: str | None) -> None:
-    from mosaic_ray.runtime.chain import in_order_of_deletion
-    from mosaic_ray.runtime.find import find
+    from mosaic_ray.runtime.snapshots.chain import in_order_of_deletion
+    from mosaic_ray.runtime.snapshots.find import find
     from mosaic_ray.show_snapshots import show_findings, show_found
 
     given = [_place(place, output_options) for place in places]
@@ -68,7 +68,7 @@ def _find(record: str, places: Sequence[str], as_json: bool, output_options: str
 
 
 def _delete(snapshot: str, yes: bool, force: bool, output_options: str | None) -> None:
-    from mosaic_ray.runtime.deletion import delete, look_over
+    from mosaic_ray.runtime.snapshots.deletion import delete, look_over
     from mosaic_ray.show_snapshots import show_doomed
 
     output = _place(snapshot, output_options)

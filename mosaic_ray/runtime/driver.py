@@ -38,7 +38,7 @@ from mosaic_ray.runtime.plan import Plan
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.receipt import RECEIPTS
 from mosaic_ray.runtime.run import SETTINGS, TOKENIZER, Run, kept_settings, open_run, places_entry
-from mosaic_ray.runtime.since import INVENTORY, KNOWN, known_now, marks_to_parquet
+from mosaic_ray.runtime.snapshots.since import INVENTORY, KNOWN, SINCE, kept_since, known_now, marks_to_parquet
 from mosaic_ray.runtime.stock import (
     Intake,
     confirm_unchanged,
@@ -134,26 +134,30 @@ def _compose(
     resumed: bool,
 ) -> dict[str, Any]:
     """From the inventory to the published manifest."""
-    if run.output.exists(MANIFEST):  # of parts that are lost
-        lease.confirm()
-        run.output.delete(MANIFEST)
     with retries_counted() as retries:
         known = known_inventory(run.output) if resumed else []
-        if known and run.since:  # what came meanwhile belongs to the next
+        if resumed and run.since:  # what came meanwhile belongs to the next
+            if not known:
+                raise StorageError(
+                    f"{run.output.uri(INVENTORY)}: damaged, or of another start, so what this snapshot takes is not "
+                    f"known. Delete it (mosaic-ray delete {run.output.uri()}), and start again"
+                )
             names = {file.name for file in known}
             intake = replace(intake, taken=[file for file in intake.found if file.name in names])
         plan = run.plan(take_stock(run, engine, intake.taken, known=known, stage=run.output))
         name = run.fingerprint(plan)
         name_run(name)
         lease.confirm()
-        keep(run, plan, name, intake)
+        if run.output.exists(MANIFEST):  # of parts that are lost
+            run.output.delete(MANIFEST)
+        keep(run, plan, name, None if known else intake)
         ledger = Ledger(plan, run=name, max_reject_share=run.job.execution.max_reject_share)
         ledger.resume(run.output)
         if ledger.done:
             log.info("%d of %d tasks are done already", len(ledger.done), len(plan))
         run_tasks(run, engine, lease, plan, ledger, retries)
         ledger.retries.update(dict(retries))
-    manifest = make_manifest(run, plan, ledger, name, started, intake)
+    manifest = make_manifest(run, plan, ledger, name, started)
     lease.confirm()
     finish(run, manifest)
     lease.confirm()
@@ -169,12 +173,17 @@ def _compose(
     return manifest
 
 
-def keep(run: Run, plan: Plan, name: str, intake: Intake) -> None:
-    """Keep what resuming needs, and what the next snapshot needs. The settings come last and name the inventory."""
+def keep(run: Run, plan: Plan, name: str, intake: Intake | None) -> None:
+    """Keep what resuming needs, and what the next snapshot needs. The settings come last and name the inventory.
+
+    intake: of the first start; None of a run that is resumed.
+    """
     inventory = to_parquet(plan.files)
-    if run.since is not None:
+    if run.since is not None and intake is not None:
         known = known_now(run.since, intake.found, [*plan.files, *intake.touched])
         run.output.publish(KNOWN, marks_to_parquet(known.values()))
+        entry = run.since.entry(known, [file.name for file in plan.files])
+        _publish_json(run.output, SINCE, {"of": name, **entry})
     run.output.publish(TOKENIZER, run.tokenizer.definition.encode("utf-8"))
     run.output.publish(INVENTORY, inventory)
     _publish_json(run.output, PLAN, plan_entry(plan, name))
@@ -235,7 +244,7 @@ def plan_entry(plan: Plan, run: str) -> dict[str, Any]:
     }
 
 
-def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: datetime, intake: Intake) -> dict[str, Any]:
+def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: datetime) -> dict[str, Any]:
     """The manifest of a run that has all its tasks done; its long lists are :class:`Entries`.
 
     Raises TaskError where the accounting does not balance, InputError where no record could be used.
@@ -257,7 +266,7 @@ def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: date
         "python": platform.python_version(),
         "tokenizer": {"name": run.tokenizer.name, **run.identity["tokenizer"], "counted": _counted(run)},
         "places": places_entry(run),
-        **_since_entry(run, plan, intake),
+        **_since_entry(run),
         "created": {
             "started": started.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
@@ -282,11 +291,9 @@ def make_manifest(run: Run, plan: Plan, ledger: Ledger, name: str, started: date
     }
 
 
-def _since_entry(run: Run, plan: Plan, intake: Intake) -> dict[str, Any]:
-    if run.since is None:
-        return {}
-    known = known_now(run.since, intake.found, [*plan.files, *intake.touched])
-    return {"since": run.since.entry(known, [file.name for file in plan.files])}
+def _since_entry(run: Run) -> dict[str, Any]:
+    kept = kept_since(run.output) if run.since is not None else None
+    return {} if kept is None else {"since": {key: value for key, value in kept.items() if key != "of"}}
 
 
 def _counted(run: Run) -> str:

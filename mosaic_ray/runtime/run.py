@@ -20,11 +20,11 @@ from mosaic_ray.errors import StorageError, VerificationError
 from mosaic_ray.fingerprint import fingerprint
 from mosaic_ray.io.cells import InputFile
 from mosaic_ray.io.inventory import input_storage
-from mosaic_ray.io.manifest import FORMAT_VERSION, MANIFEST, read_manifest
+from mosaic_ray.io.manifest import FORMAT_VERSION
 from mosaic_ray.io.shapes import check_mapping
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.plan import Plan
-from mosaic_ray.runtime.since import Since, find_since
+from mosaic_ray.runtime.snapshots.since import Since, find_since
 from mosaic_ray.runtime.task import TaskWork
 from mosaic_ray.tokens import TokenizerSpec, load_tokenizer
 from mosaic_ray.tokens.ahead import TokenizerAhead
@@ -129,7 +129,7 @@ def open_run(job: Job) -> Run:
     output = Storage.at(places.output, places.output_options, error=StorageError, patience=patience)
     since = None
     if places.since is not None:
-        since = find_since(places.since, places.output_options, output=output, begun=_finished_since(output))
+        since = find_since(places.since, places.output_options, output=output)
     load: Callable[[], TokenizerSpec]
     if job.execution.engine == "ray":
         load = TokenizerAhead(name, chat_template=places.chat_template).result
@@ -196,14 +196,6 @@ def reopen(
         kept=identity,
         moved=bool(inputs),
     )
-
-
-def _finished_since(output: Storage) -> str | None:
-    """The address of what a run went on from that is finished in an output; None where there is none."""
-    if not output.exists(MANIFEST):
-        return None
-    since = read_manifest(output).get("since")
-    return None if since is None else str(since["output"])
 
 
 def kept_settings(output: Storage) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mosaic_ray.runtime.engine import Engine
 from mosaic_ray.runtime.plan import cell_records
 from mosaic_ray.runtime.progress import Progress
 from mosaic_ray.runtime.run import Run
-from mosaic_ray.runtime.since import INVENTORY, Mark
+from mosaic_ray.runtime.snapshots.since import INVENTORY, Mark
 
 log = logging.getLogger("mosaic_ray")
 
@@ -83,7 +83,7 @@ def find_intake(run: Run) -> Intake:
     Raises as :func:`find_input` does.
     """
     found = find_input(run)
-    if run.since is None:
+    if run.since is None or run.since.settled:
         return Intake(found=found, taken=found)
     marks = run.since.marks
     return Intake(found=found, taken=[f for f in found if f.size and not _unchanged(marks.get(f.name), f)])
@@ -91,7 +91,7 @@ def find_intake(run: Run) -> Intake:
 
 def without_touched(run: Run, engine: Engine, intake: Intake) -> Intake:
     """The same without files that hold what the parent of the run took; those that may are read to know."""
-    if run.since is None:
+    if run.since is None or run.since.settled:
         return intake
     marks = run.since.marks
     alike = [f for f in intake.taken if (mark := marks.get(f.name)) and mark.digest and mark.size == f.size]

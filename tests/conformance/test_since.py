@@ -251,6 +251,34 @@ def test_with_or_without_since_is_another_run(tmp_path: Path) -> None:
         lake.run("n2")
 
 
+def test_a_snapshot_that_lost_a_part_is_mended_though_others_go_on_from_it(lake: Lake) -> None:
+    for night in range(1, 5):
+        lake.write(f"{night}.jsonl", 0, count=40)
+        lake.run(f"n{night}")
+    before = lake.manifest("n2")
+    lake.files.rm(f"{lake.home}/sets/n1", recursive=True)  # neither is its parent needed
+    for lost in (before["parts"][0]["name"], "manifest.json"):  # the second as if it had been stopped while it mended
+        lake.files.rm(f"{lake.home}/sets/n2/{lost}")
+        lake.run("n2")
+        after = lake.manifest("n2")
+        assert {**after, "created": 0} == {**before, "created": 0}
+    lake.write("5.jsonl", 0)
+    lake.run("n5")
+    assert lake.taken("n5") == ["5.jsonl"]
+
+
+def test_what_a_snapshot_takes_is_never_guessed(tmp_path: Path) -> None:
+    lake = local_lake(tmp_path)
+    lake.write("a.jsonl", 0)
+    lake.run("n1")
+    lake.write("b.jsonl", 0, count=64)
+    lake.run("n2")
+    lake.files.rm(f"{lake.home}/sets/n2/manifest.json")
+    (tmp_path / "sets" / "n2" / "_mosaic" / "inventory.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StorageError, match=r"what this snapshot takes is not known\. Delete it \(mosaic-ray delete "):
+        lake.run("n2")
+
+
 @pytest.mark.parametrize("path", ["_mosaic/inventory.parquet", "_mosaic/known.parquet"])
 def test_a_parent_that_is_damaged_is_named(tmp_path: Path, path: str) -> None:
     lake = local_lake(tmp_path)
@@ -259,6 +287,9 @@ def test_a_parent_that_is_damaged_is_named(tmp_path: Path, path: str) -> None:
     (tmp_path / "sets" / "n1" / path).write_bytes(b"PAR1 no more PAR1")
     lake.write("b.jsonl", 0)
     with pytest.raises(StorageError, match=rf"n1/{path}: damaged .* what it has taken is not known"):
+        lake.run("n2")
+    (tmp_path / "sets" / "n1" / path).unlink()
+    with pytest.raises(StorageError, match=rf"n1/{path}"):
         lake.run("n2")
 
 

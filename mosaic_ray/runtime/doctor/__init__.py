@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, NoReturn
@@ -30,7 +30,7 @@ from mosaic_ray.runtime.doctor.cluster import PRIVATE, Cluster, address_of, chec
 from mosaic_ray.runtime.doctor.finding import Finding, amount, failed, permission, room, skewed
 from mosaic_ray.runtime.joining import require_room
 from mosaic_ray.runtime.run import SETTINGS, Run
-from mosaic_ray.runtime.since import find_since
+from mosaic_ray.runtime.snapshots.since import find_since
 from mosaic_ray.runtime.stock import find_input
 from mosaic_ray.tokens.ahead import TokenizerAhead
 
@@ -126,7 +126,7 @@ def _input_found(address: str, files: Sequence[FoundFile], more: str = "") -> Fi
     return Finding("ok", "input", f"{address}: {counted}{more}")
 
 
-def check_output(output: Storage) -> Iterator[Finding]:
+def check_output(output: Storage) -> Generator[Finding]:
     """What lies there, and every request that a run makes of it, with a file that is removed again."""
     probe, content = f"_mosaic/doctor-{secrets.token_hex(8)}", secrets.token_bytes(64)
     new = [place for place in (output, output.under("_mosaic")) if output.local and not os.path.exists(place.root)]
@@ -214,7 +214,7 @@ def _clock_of(output: Storage) -> Finding | str:
 
 def check_since(address: str, job: Job, output: Storage) -> Finding:
     try:
-        since = find_since(address, job.places.output_options, output=output, begun=None)
+        since = find_since(address, job.places.output_options, output=output)
         known = len(since.marks)
     except MosaicError as error:
         return failed("since", error)

@@ -140,7 +140,7 @@ def test_a_request_may_take_no_longer_than_its_share_of_the_ceiling() -> None:
 
 
 def test_the_log_says_so_when_it_lasts(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(module, "TELL_AFTER", 0.2)
+    monkeypatch.setattr(module, "TELL_AFTER", 0.01)
     with pytest.raises(TimeoutError):
         Patience(1.0, answered=True).persist("s3://b/k", Flaky(*[TimeoutError()] * 1000))
     assert "s3://b/k: the store fails (timeout); tried again for" in caplog.text

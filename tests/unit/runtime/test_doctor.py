@@ -114,6 +114,13 @@ class TestOutput:
             assert sorted(path for path, _ in output.listing()) == before
             lease.confirm()
 
+    def test_stopped_in_the_middle_it_leaves_nothing(self, tmp_path: Path) -> None:
+        checks = doctor.check_output(Storage.at(str(tmp_path / "out"), error=StorageError))
+        assert next(finding.check for finding in checks if finding.check == "output: put")
+        assert len(list((tmp_path / "out" / "_mosaic").iterdir())) == 1
+        checks.close()
+        assert list(tmp_path.iterdir()) == []
+
     def test_without_rights(self, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir(mode=0o555)
         with nobody():

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mosaic_ray.errors import ConcurrentRunError, SettingsError, StorageError
 from mosaic_ray.io.cells import FoundFile, InputFile, from_parquet
-from mosaic_ray.io.manifest import MANIFEST, read_manifest
+from mosaic_ray.io.manifest import MANIFEST
+from mosaic_ray.io.skim import head
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.runtime.snapshots import newest_finished, open_data_set
+from mosaic_ray.runtime.snapshots.listing import Finished, finished_under, newest_finished, newest_of, open_data_set
 
 KNOWN: Final = "_mosaic/known.parquet"
+SINCE: Final = "_mosaic/since.json"
 INVENTORY: Final = "_mosaic/inventory.parquet"
 NAMED: Final = 1000
 """Changed and gone files that a manifest names."""
@@ -54,12 +57,14 @@ class Since:
 
     parent: the data set; None for the first of a chain. run, dataset_digest: its own.
     root: the directory that the snapshots of the chain lie in; None where the parent was named itself.
+    settled: what the run takes is known to be its own: it was finished once, or a later snapshot goes on from it.
     """
 
     parent: Storage | None
     run: str | None
     dataset_digest: str | None
     root: Storage | None
+    settled: bool = False
 
     @cached_property
     def marks(self) -> dict[str, Mark]:
@@ -68,7 +73,7 @@ class Since:
 
     def confirm_newest(self, output: Storage) -> None:
         """Raises ConcurrentRunError where another snapshot has taken what this run takes too."""
-        if self.root is None:
+        if self.root is None or self.settled:
             return
         newest = newest_finished(self.root, but=output.uri())
         if newest is not None and newest.manifest["run"] != self.run:
@@ -98,23 +103,23 @@ class Since:
         }
 
 
-def find_since(address: str, options: Mapping[str, str | bool], *, output: Storage, begun: str | None) -> Since:
+def find_since(address: str, options: Mapping[str, str | bool], *, output: Storage) -> Since:
     """What ``--since`` means: a finished data set, or the newest one of a directory of them.
 
-    output: of the run. begun: the parent (its address) of the run that is finished there already, if one is.
+    output: of the run, which keeps what it went on from if it is settled.
 
     Raises SettingsError where there is no finished data set, unless ``output`` is to be the first of the directory.
     """
     place = open_data_set(address, options)
     if place.exists(MANIFEST):
-        manifest = read_manifest(place)
+        manifest = head(place)
         return Since(place, manifest["run"], manifest["dataset_digest"], None)
-    if begun is not None and begun.startswith(f"{place.uri()}/"):
-        kept = place.under(begun.removeprefix(f"{place.uri()}/"))
-        if kept.exists(MANIFEST):
-            manifest = read_manifest(kept)
-            return Since(kept, manifest["run"], manifest["dataset_digest"], place)
-    newest = None if begun == place.uri() else newest_finished(place, but=output.uri())
+    finished = {found.manifest["run"]: found for found in finished_under(place, but=output.uri())}
+    newest = newest_of(finished.values())
+    kept = kept_since(output)
+    if kept is not None and (output.exists(MANIFEST) or _goes_on_from(newest, kept["of"], finished)):
+        parent = open_data_set(kept["output"], options) if kept["run"] else None
+        return Since(parent, kept["run"], kept["dataset_digest"], place, settled=True)
     if newest is not None:
         return Since(newest.storage, newest.manifest["run"], newest.manifest["dataset_digest"], place)
     home = output.uri().rpartition("/")[0]
@@ -124,6 +129,26 @@ def find_since(address: str, options: Mapping[str, str | bool], *, output: Stora
             f"first snapshot of a chain give the directory that --output lies in, {home}"
         )
     return Since(None, None, None, place)
+
+
+def kept_since(output: Storage) -> dict[str, Any] | None:
+    """What an output keeps of what its run goes on from: the :meth:`Since.entry`, and ``of``, the name of the run."""
+    if not output.exists(SINCE):
+        return None
+    try:
+        return {"of": "", "output": "", **orjson.loads(output.read(SINCE))}
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise StorageError(f"{output.uri(SINCE)}: damaged ({error}). Give another --output") from error
+
+
+def _goes_on_from(found: Finished | None, run: str, finished: Mapping[str, Finished]) -> bool:
+    """Whether a data set goes on from a run, or from one that does."""
+    while found is not None:
+        parent = found.manifest.get("since", {}).get("run") or ""
+        if parent == run:
+            return True
+        found = finished.get(parent)
+    return False
 
 
 def known_now(since: Since, found: Iterable[FoundFile], read: Iterable[InputFile]) -> dict[str, Mark]:
@@ -145,10 +170,10 @@ def marks_to_parquet(marks: Iterable[Mark]) -> bytes:
 
 
 def _known(parent: Storage) -> dict[str, Mark]:
-    chained = parent.exists(KNOWN)
+    chained = "since" in head(parent)
     path = KNOWN if chained else INVENTORY
-    data = parent.read(path)
     try:
+        data = parent.read(path)
         if not chained:
             return {file.name: mark_of(file) for file in from_parquet(data)}
         table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)

@@ -27,10 +27,10 @@ from mosaic_ray.io.parquet import ParquetInput, parquet
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.writers import content_digest
 from mosaic_ray.records import Source
-from mosaic_ray.runtime.chain import run_of
 from mosaic_ray.runtime.receipt import RECEIPTS, Receipt
 from mosaic_ray.runtime.run import Run
-from mosaic_ray.runtime.since import INVENTORY
+from mosaic_ray.runtime.snapshots.chain import run_of
+from mosaic_ray.runtime.snapshots.since import INVENTORY
 from mosaic_ray.runtime.verify_view import kept_view
 from mosaic_ray.runtime.viewing import source_view
 from mosaic_ray.views import DerivedView, derived_view

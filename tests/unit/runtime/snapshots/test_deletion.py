@@ -10,10 +10,10 @@ from werkzeug import Request, Response
 
 from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError, StorageError
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.runtime.deletion import delete, look_over
 from mosaic_ray.runtime.lease import hold
-from mosaic_ray.runtime.snapshots import newest_finished
-from tests.unit.runtime.conftest import BUCKET, Door, put_data_set, refusal
+from mosaic_ray.runtime.snapshots.deletion import delete, look_over
+from mosaic_ray.runtime.snapshots.listing import newest_finished
+from tests.unit.runtime.snapshots.conftest import BUCKET, Door, put_data_set, refusal
 
 
 def paths(place: Storage) -> set[str]:
@@ -82,7 +82,7 @@ class TestRefused:
     def test_a_view(self, root: Storage) -> None:
         put_data_set(root.under("out"), whole=True)
         with pytest.raises(DriftError, match=r"it is a view of one\. Nothing was deleted"):
-            look_over(root.under("out/views/sharegpt"))
+            look_over(root.under("out/views/packed-64"))
 
     def test_a_run_at_work(self, root: Storage) -> None:
         out = root.under("out")

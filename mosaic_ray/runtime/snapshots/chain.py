@@ -14,7 +14,7 @@ from mosaic_ray.io.skim import head
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime.driver import PLAN
 from mosaic_ray.runtime.run import SETTINGS, kept_settings
-from mosaic_ray.runtime.snapshots import above, finished_at
+from mosaic_ray.runtime.snapshots.listing import above, finished_at
 
 _READERS: Final = 16
 _NOT_YET: Final = datetime.max.replace(tzinfo=UTC)

@@ -18,9 +18,9 @@ from mosaic_ray.errors import SettingsError, StorageError
 from mosaic_ray.io.parquet import BATCH_ROWS
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.mosaic import MosaicMethod
-from mosaic_ray.runtime.find import Found, find
 from mosaic_ray.runtime.run import Run, reopen
-from tests.unit.runtime.conftest import BUCKET, Door
+from mosaic_ray.runtime.snapshots.find import Found, find
+from tests.unit.runtime.snapshots.conftest import BUCKET, Door
 
 Place = tuple[str, str, str, int]
 """Data set, kind, path, row."""

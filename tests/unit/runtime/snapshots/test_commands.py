@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from mosaic_ray.cli import app
 from mosaic_ray.errors import MosaicError, SettingsError, StorageError
 from mosaic_ray.io.storage import Storage
-from tests.unit.runtime.conftest import chain, put_data_set
+from tests.unit.runtime.snapshots.conftest import chain, put_data_set
 
 __all__ = ["chain"]
 

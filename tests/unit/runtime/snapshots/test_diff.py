@@ -10,8 +10,8 @@ import pytest
 from mosaic_ray.errors import StorageError, VerificationError
 from mosaic_ray.io.manifest import read_manifest
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.runtime.diff import Difference, Pair, compare, differences
-from tests.unit.runtime.conftest import compose
+from mosaic_ray.runtime.snapshots.diff import Difference, Pair, compare, differences
+from tests.unit.runtime.snapshots.conftest import compose
 
 
 def at(path: Path) -> Storage:

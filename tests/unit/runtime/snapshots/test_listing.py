@@ -10,10 +10,10 @@ import pytest
 
 from mosaic_ray.errors import SettingsError, StorageError, VerificationError
 from mosaic_ray.io.storage import Storage
-from mosaic_ray.runtime.chain import going_on_from, in_order_of_deletion, run_of
 from mosaic_ray.runtime.lease import hold
-from mosaic_ray.runtime.snapshots import above, data_sets_at, newest_finished, open_data_set, snapshots
-from tests.unit.runtime.conftest import put_data_set
+from mosaic_ray.runtime.snapshots.chain import going_on_from, in_order_of_deletion, run_of
+from mosaic_ray.runtime.snapshots.listing import above, data_sets_at, newest_finished, open_data_set, snapshots
+from tests.unit.runtime.snapshots.conftest import put_data_set
 
 
 def names(places: list[Storage]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -88,13 +88,24 @@ def open_data_set(
 
 
 def newest_finished(root: Storage, *, but: str | None = None) -> Finished | None:
-    """The data set under ``root`` that was finished last; of several of one second, the last by name.
+    """The data set under ``root`` that ends its chain (:func:`newest_of`).
 
     but: address of one that does not count: the output of the run that asks.
 
     Raises VerificationError where a manifest is damaged, for it may be the newest one's.
     """
-    return max(finished_under(root, but=but), key=lambda found: (found.at, found.name), default=None)
+    return newest_of(finished_under(root, but=but))
+
+
+def newest_of(finished: Iterable[Finished]) -> Finished | None:
+    """The one that no other goes on from; of several the last by time, and of one second the last by name.
+
+    Time alone would not do: a snapshot that lost a part and was mended was finished after those that go on from it.
+    """
+    found = list(finished)
+    parents = {one.manifest.get("since", {}).get("run") for one in found}
+    ends = [one for one in found if one.manifest["run"] not in parents]
+    return max(ends, key=lambda one: (one.at, one.name), default=None)
 
 
 def finished_under(root: Storage, *, but: str | None = None) -> list[Finished]:

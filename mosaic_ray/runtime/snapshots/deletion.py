@@ -16,10 +16,10 @@ from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError
 from mosaic_ray.io.manifest import MANIFEST, VIEWS
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.io.store import BULK
-from mosaic_ray.runtime.chain import going_on_from
 from mosaic_ray.runtime.lease import LEASES, Lease, hold, last_heard, remove_unfinished
 from mosaic_ray.runtime.run import SETTINGS
-from mosaic_ray.runtime.snapshots import KEPT
+from mosaic_ray.runtime.snapshots.chain import going_on_from
+from mosaic_ray.runtime.snapshots.listing import KEPT
 
 NAMED: Final = 10
 """Files left in place that are named; all are counted."""

@@ -110,11 +110,11 @@ def put_data_set(
     """What a run leaves, of made-up bytes, and the paths of it: settings, plan, manifest.
 
     finished: when; None leaves out the manifest. since: the run that it goes on from. whole: two parts, rejects, pages,
-    two views and receipts too.
+    a view and receipts too.
     """
     parts = [f"data/train-{number:05d}-of-00002.parquet" for number in range(2)]
     of_view = ("manifest.json", "README.md", "_mosaic/view.json", "_mosaic/receipts/train.json", *parts)
-    views = [f"views/{view}/{name}" for view in ("packed-64", "sharegpt") for name in of_view]
+    views = [f"views/packed-64/{name}" for name in of_view]
     kept = [f"_mosaic/{name}" for name in ("inventory.parquet", "tokenizer.json", "receipts/task-00000.json")]
     paths = [*parts, "rejects/task-00000.parquet", "README.md", "report.html", *views, *kept] if whole else []
     for path in paths:
