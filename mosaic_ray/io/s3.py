@@ -347,6 +347,8 @@ class S3Store:
 
     async def _persist(self, full: str, request: Callable[[], Awaitable[T]], seconds: float | None) -> T:
         """The request's answer; made again, each try within ``seconds``, as long as patience lasts."""
+        with suppress(Exception):  # the request says what is wrong
+            await self._fs.set_session()  # takes a busy machine seconds, which are none of the store's
         attempts = self._patience.attempts(f"s3://{full}")
         while True:
             try:

@@ -132,6 +132,7 @@ def configured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     handlers, level, hook = root.handlers[:], own.level, sys.excepthook
     root.handlers[:] = []
     monkeypatch.setenv(logs.FORMAT, "json")
+    monkeypatch.setattr(logs, "_subject", {})  # a run of another test is in it
     logs.configure()
     yield
     root.handlers[:] = handlers
