@@ -9,27 +9,15 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import s3fs
-from moto.server import ThreadedMotoServer
 
 from mosaic_ray.errors import ConcurrentRunError, InputError, StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.runtime import lease as module
 from mosaic_ray.runtime.lease import LEASES, Lease, hold
-
-
-@pytest.fixture(scope="module")
-def s3_address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture(params=["file", "memory", "s3"])
@@ -41,14 +29,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         return Storage.at(str(tmp_path / "out"), error=StorageError)
     if request.param == "memory":
         return Storage.at(f"memory://{uuid.uuid4().hex}/out", error=StorageError)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_address"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    bucket = uuid.uuid4().hex
-    s3fs.S3FileSystem().mkdir(bucket)
-    return Storage.at(f"s3://{bucket}/out", error=StorageError)
+    return Storage.at(f"s3://{request.getfixturevalue('s3_bucket')}/out", error=StorageError)
 
 
 def said(output: Storage, number: int) -> dict[str, object]:

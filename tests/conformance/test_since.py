@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import s3fs
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from mosaic_ray.cli import app
 from mosaic_ray.errors import ConcurrentRunError, DriftError, SettingsError, StorageError
@@ -67,28 +65,12 @@ class Lake:
         return found
 
 
-@pytest.fixture(scope="module")
-def s3_address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["file", "s3"])
-def lake(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
     if request.param == "file":
         return local_lake(tmp_path)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_address"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    files = s3fs.S3FileSystem(use_listings_cache=False)
-    bucket = f"lake-{abs(hash(tmp_path)):x}"
-    files.mkdir(bucket)
-    return Lake(f"s3://{bucket}", files)
+    bucket = request.getfixturevalue("s3_bucket")
+    return Lake(f"s3://{bucket}", s3fs.S3FileSystem(use_listings_cache=False))
 
 
 def local_lake(folder: Path) -> Lake:

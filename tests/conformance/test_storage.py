@@ -23,7 +23,6 @@ import pyarrow.parquet as pq
 import pytest
 import requests
 import s3fs
-from moto.server import ThreadedMotoServer
 from werkzeug import Request, Response
 from werkzeug.serving import make_server
 
@@ -36,30 +35,13 @@ from mosaic_ray.records import Source
 BUCKET = "corpus"
 
 
-@pytest.fixture(scope="module")
-def s3_address() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def s3(s3_address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def s3(s3_environment: str) -> Iterator[str]:
     """The environment a user of an S3 server has, and one bucket."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_address)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATESTTESTTESTTEST")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-secret-nobody-may-see")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    s3fs.S3FileSystem.clear_instance_cache()
-    requests.post(f"{s3_address}/moto-api/reset", timeout=10)
+    requests.post(f"{s3_environment}/moto-api/reset", timeout=10)
     s3fs.S3FileSystem().mkdir(BUCKET)
-    yield s3_address
-    requests.post(f"{s3_address}/moto-api/reset-auth", data="inf", timeout=10)
+    yield s3_environment
+    requests.post(f"{s3_environment}/moto-api/reset-auth", data="inf", timeout=10)
     s3fs.S3FileSystem.clear_instance_cache()
 
 

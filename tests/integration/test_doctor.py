@@ -309,7 +309,7 @@ class TestCluster:
         assert findings["worker"].found == "not tried, since no node has room for one now"
 
     def test_a_token_that_is_not_accepted(self, of_cluster: Callable[..., Any]) -> None:
-        findings = of_cluster(RAY_AUTH_TOKEN="cd" * 32)
+        findings = of_cluster(RAY_AUTH_TOKEN="cd" * 32, RAY_NUM_REDIS_GET_RETRIES="2")
         assert not_ok(findings) == {"ray": "failed", "cpus": "unknown", "memory": "unknown", "worker": "unknown"}
         assert "cannot join the Ray cluster at" in findings["ray"].found
         assert "give its token by RAY_AUTH_TOKEN or in ~/.ray/auth_token" in findings["ray"].found
