@@ -75,7 +75,7 @@ class TestTheInputIsRefused:
 
     def test_a_truncated_gzip(self, job: Run, tmp_path: Path) -> None:
         (tmp_path / "in").mkdir()
-        packed = gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode())
+        packed = gzip.compress("".join(json.dumps(row) + "\n" for row in GOOD * 50).encode(), mtime=0)
         (tmp_path / "in" / "a.jsonl.gz").write_bytes(packed[: len(packed) // 2])
         refused(job(), 3, "a.jsonl.gz", "gzip")
 
@@ -163,7 +163,7 @@ class TestOddText:
         files: dict[str, tuple[bytes, dict[int, str]]] = {
             "array.json": (b"[" + good + b', 7, null, "text", [], {}]', dict.fromkeys(range(1, 5), "not_an_object")),
             "bom.jsonl": (b"\xef\xbb\xbf" + good + b"\n\xef\xbb\xbf" + good + b"\n", {}),
-            "bom.jsonl.gz": (gzip.compress(b"\xef\xbb\xbf" + good + b"\n") * 2, {}),
+            "bom.jsonl.gz": (gzip.compress(b"\xef\xbb\xbf" + good + b"\n", mtime=0) * 2, {}),
             "concatenated.jsonl": (good + b"\n" + good + good + b"\n", {1: "not_json"}),
             "controls.jsonl": (good + b'\n{"prompt": "\x00"}\n\0\0\n', {1: "not_json", 2: "not_json"}),
             "deep.json": (b"[" + good + b"," + b"[" * 100_000 + b"]" * 100_000 + b"]", {1: "too_complex"}),

@@ -104,6 +104,7 @@ def test_each_night_takes_what_is_new_or_changed(lake: Lake, caplog: pytest.LogC
     }
     assert second["accounting"]["records"] == 50
     assert lake.records("n2") == Counter([f"b.jsonl:{n}" for n in range(20)] + [f"d.jsonl:{n}" for n in range(30)])
+    lake.files.pipe_file(f"{lake.home}/in/empty.jsonl", b"")
     lake.run("n3")
     assert "nothing is new since" in caplog.text
     assert not lake.has("n3")

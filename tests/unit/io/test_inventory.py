@@ -203,7 +203,13 @@ class TestCells:
 
     @pytest.mark.parametrize("data", [b"", b"\n \n\r\n", b"\xef\xbb\xbf"])
     def test_a_file_without_records_is_fine(self, tmp_path: Path, data: bytes) -> None:
-        put(tmp_path, a__jsonl=data, b__json__gz=gzip.compress(data), c__json=b" [ ]\n", d__parquet=parquet_bytes([]))
+        put(
+            tmp_path,
+            a__jsonl=data,
+            b__json__gz=gzip.compress(data, mtime=0),
+            c__json=b" [ ]\n",
+            d__parquet=parquet_bytes([]),
+        )
         for name in ("a.jsonl", "b.json.gz", "c.json", "d.parquet"):
             file = take(tmp_path / name)
             assert (file.records, len(file.cells)) == (0, 0)
@@ -221,7 +227,7 @@ class TestCells:
     @pytest.mark.parametrize("kind", ["gz", "zst", "array", "parquet"])
     def test_up_to_eight_cells_are_sliced_and_more_are_staged(self, tmp_path: Path, kind: str) -> None:
         name, data = {
-            "gz": ("a.jsonl.gz", gzip.compress(LINES)),
+            "gz": ("a.jsonl.gz", gzip.compress(LINES, mtime=0)),
             "zst": ("a.jsonl.zst", zstandard.compress(LINES)),
             "array": ("a.json", json.dumps(ROWS).encode()),
             "parquet": ("a.parquet", parquet_bytes(ROWS)),
@@ -347,12 +353,16 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("name", "data", "words"),
         [
-            ("a.jsonl.gz", gzip.compress(LINES)[:-20], "the gzip data is cut off at byte"),
+            ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-20], "the gzip data is cut off at byte"),
             ("a.jsonl.zst", zstandard.compress(LINES)[:-20], "the zstd data is cut off at byte"),
             ("a.json", json.dumps(ROWS).encode()[:-20], "the JSON array is cut off, at byte"),
-            ("a.json.gz", gzip.compress(json.dumps(ROWS).encode()[:-20]), "the JSON array is cut off, at byte"),
+            (
+                "a.json.gz",
+                gzip.compress(json.dumps(ROWS).encode()[:-20], mtime=0),
+                "the JSON array is cut off, at byte",
+            ),
             ("a.jsonl.gz", LINES, "this is not packed with gzip"),
-            ("a.jsonl", gzip.compress(LINES), "this is packed with gzip; add .gz to its name"),
+            ("a.jsonl", gzip.compress(LINES, mtime=0), "this is packed with gzip; add .gz to its name"),
             ("a.jsonl", parquet_bytes(ROWS), "this is a Parquet file; name it .parquet"),
             ("a.parquet", parquet_bytes(ROWS)[:-20], "this is no Parquet file that can be read"),
             ("a.parquet", parquet_bytes(ROWS)[:20], "this is no Parquet file that can be read"),
@@ -391,7 +401,7 @@ class TestDamage:
             take_inventory(found, source=input_storage(str(tmp_path)), cell_records=10)
 
     def test_no_room_for_the_staged_copy(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        put(tmp_path, a__jsonl__gz=gzip.compress(LINES))
+        put(tmp_path, a__jsonl__gz=gzip.compress(LINES, mtime=0))
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
         with pytest.raises(StorageError, match=r"gone: a copy of an input file cannot be written here .*set TMPDIR"):
             take(tmp_path / "a.jsonl.gz", cell_records=1, stage=tmp_path / "out")

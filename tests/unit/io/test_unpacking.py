@@ -41,7 +41,7 @@ def test_the_content_does_not_depend_on_how_the_file_arrives(parts: list[bytes],
 
 
 def test_padding_and_skippable_frames_are_skipped() -> None:
-    assert content(gzip.compress(b"one") + bytes(3_000_000), "gzip") == b"one"
+    assert content(gzip.compress(b"one", mtime=0) + bytes(3_000_000), "gzip") == b"one"
     assert content(SKIPPABLE + zstandard.compress(b"one") + SKIPPABLE, "zstd") == b"one"
 
 
