@@ -23,8 +23,8 @@ from mosaic_ray.config import Job, job_from
 from mosaic_ray.errors import StorageError
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.catalog import METHODS
-from mosaic_ray.runtime import doctor
 from mosaic_ray.runtime.doctor import Finding
+from mosaic_ray.runtime.doctor import checks as doctor
 from tests.conftest import ROOT, write_jsonl
 from tests.integration.conftest import S3Server
 from tests.integration.test_disk_full import Disk, disk

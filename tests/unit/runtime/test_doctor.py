@@ -15,7 +15,7 @@ from mosaic_ray.errors import SettingsError, StorageError
 from mosaic_ray.io.cells import FoundFile
 from mosaic_ray.io.storage import Storage
 from mosaic_ray.methods.catalog import METHODS
-from mosaic_ray.runtime import doctor
+from mosaic_ray.runtime.doctor import checks as doctor
 from mosaic_ray.runtime.doctor.cluster import _cpus, _memory
 from mosaic_ray.runtime.doctor.finding import Finding, amount, room, skewed
 from mosaic_ray.runtime.engine import Node
