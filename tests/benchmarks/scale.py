@@ -123,7 +123,7 @@ def _run(made: Measures, run: Run) -> None:
     files = made.step("inventory", lambda: stock.take_stock(run, answers, found, known=[], stage=None))
     plan = made.step("plan", lambda: run.plan(files))
     name = made.step("fingerprint", lambda: run.fingerprint(plan))
-    made.step("keep inventory and plan", lambda: driver.keep(run, plan, name))
+    made.step("keep inventory and plan", lambda: driver.keep(run, plan, name, None))
     made.cells, made.tasks, made.parts = plan.cells, plan.tasks, plan.tasks * plan.epochs
     some = range(0, plan.tasks, -(-plan.tasks // DESCRIBED))
     sent = made.step(
@@ -133,7 +133,7 @@ def _run(made: Measures, run: Run) -> None:
     ledger = Ledger(plan, run=name, max_reject_share=0.1)
     made.step("receipts of all tasks", lambda: _add_all(ledger, plan, name))
     manifest = made.step("manifest", lambda: driver.make_manifest(run, plan, ledger, name, datetime.now(UTC)))
-    made.step("card and report", lambda: (card(manifest), report(manifest, [], [])))
+    made.step("card and report", lambda: (card(manifest), report(manifest, [], [], {})))
     output = _full(run, plan, name)
     assert made.step("all parts in place", lambda: driver.compared(output, manifest)) == ([], [])
     made.step("write manifest", lambda: publish_manifest(run.output, manifest))

@@ -61,7 +61,7 @@ class Disk:
         """Run the job to its end."""
         command, pipe = job_command(*arguments), subprocess.PIPE
         with self.start(*command, env=job_environment(**variables), stdout=pipe, stderr=pipe) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=180)
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
     def leave(self, kib: int) -> None:
