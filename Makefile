@@ -17,7 +17,10 @@ FUZZ_SECONDS ?= 60
 # Debian's packages whose programs the tests drive: a browser, and a Prometheus.
 PACKAGES := chromium prometheus
 
-.PHONY: demo test packages lint bench teach chaos fuzz cluster-demo clean
+# Packages are installed beside the virtual environment, and lint runs beside the suite.
+MAKEFLAGS += --jobs=3
+
+.PHONY: demo test suite packages lint bench teach chaos fuzz cluster-demo clean
 
 demo: $(VENV)/run.done
 	rm -rf $(DEMO)
@@ -30,9 +33,11 @@ demo: $(VENV)/run.done
 	@echo "manifest     $(DEMO)/manifest.json"
 	@echo "their source mosaic_ray/embedded/corpus/"
 
+test: lint suite
+
 # On all processors. What starts clusters and servers does so once a file, so a file stays together; and it waits a lot,
 # so one more runs than there are processors.
-test: packages $(VENV)/test.done lint
+suite: packages $(VENV)/test.done
 	$(BIN)/python -m pytest --numprocesses $(MORE) --dist loadfile --no-loadscope-reorder
 
 packages:
